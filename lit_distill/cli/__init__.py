@@ -1,0 +1,41 @@
+"""The command line: ``lit-distill fit | validate | test | predict`` and the tools.
+
+Nothing here imports torch before it is needed, so that ``lit-distill methods`` answers at once.
+"""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+from lit_distill.errors import InputError
+
+#: Tools by name: the module whose ``run(arguments)`` is the tool, and what ``--help`` says of it.
+TOOLS = {
+    "methods": ("lit_distill.cli.methods", "table of every method; `methods kd` explains one"),
+    "preset": ("lit_distill.cli.preset", "list the presets, or print one: `preset kd > my.yaml`"),
+    "doctor": (
+        "lit_distill.cli.doctor",
+        "dry run of a preset: shapes, terms, memory, speed, and what looks wrong",
+    ),
+    "export": ("lit_distill.cli.export", "the student alone, as safetensors, torch.export and ONNX"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: What follows ``lit-distill``; default: ``sys.argv``.
+
+    Returns:
+        The exit status: 0, or 2 when the user's input cannot be used (one line on standard error says why).
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if arguments and arguments[0] in TOOLS:
+            run: Callable[[list[str]], int] = import_module(TOOLS[arguments[0]][0]).run
+            return run(arguments[1:])
+        return import_module("lit_distill.cli.main").run(arguments)
+    except InputError as error:
+        print(f"lit-distill: error: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,210 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with this library's defaults."""
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+# Imported for their names: a class that is known needs no path in YAML (`class_path: KD`).
+import lit_distill.callbacks
+import lit_distill.data
+import lit_distill.distiller
+import lit_distill.losses
+import lit_distill.models
+import lit_distill.supervised
+from lit_distill import __version__
+from lit_distill.callbacks import Curves, ExampleImages, ProgressBar, StudentFile
+from lit_distill.cli import TOOLS
+from lit_distill.cli.messages import one_line
+from lit_distill.core.module import DistillModule
+from lit_distill.core.strategies import register
+from lit_distill.errors import InputError
+from lit_distill.report import Baseline, report, write_predictions
+
+
+def run(arguments: list[str]) -> int:
+    """Run one of Lightning's subcommands.
+
+    Args:
+        arguments: What follows ``lit-distill``.
+
+    Returns:
+        0; errors are raised.
+    """
+    # A console script has its own folder on the path, and not the one where the user's `mine.py` is.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    with short_errors():
+        cli(arguments)
+    return 0
+
+
+def cli(args: ArgsType, kind: type["DistillCLI"] | None = None) -> "DistillCLI":
+    """Parse arguments, run the subcommand, and return the CLI object with its trainer, model and data module.
+
+    Args:
+        args: Arguments as a list of strings, or a nested dict of settings.
+        kind: The command line to run; default: :class:`DistillCLI`.
+    """
+    register()
+    tools = "; ".join(f"{name}: {text}" for name, (_, text) in TOOLS.items())
+    with warnings.catch_warnings():
+        quiet()
+        return (kind or DistillCLI)(
+            DistillModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_callback=LoggedConfig,
+            save_config_kwargs={"overwrite": True},
+            parser_class=Parser,
+            parser_kwargs={
+                "prog": "lit-distill",
+                "version": __version__,
+                "description": f"Distillation on PyTorch Lightning. Tools besides the subcommands: {tools}.",
+            },
+            args=args,
+        )
+
+
+def quiet() -> None:
+    """Silence warnings that a user of the command line can do nothing about."""
+    # LightningCLI 2.6 uses names that jsonargparse 5 will drop; our requirement stays below 5.
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning.pytorch.cli")
+    warnings.filterwarnings("ignore", message=".*jsonargparse.*", category=DeprecationWarning)
+    # The teacher is in eval mode on purpose.
+    warnings.filterwarnings("ignore", message="Found .* module.* in eval mode at the start of training")
+    # Small sets live in one tensor: worker processes would only slow them down.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+
+
+class Parser(LightningArgumentParser):
+    """LightningCLI's parser, whose errors are one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the part of the message that tells the user what to mend.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(one_line(message)) from ex
+
+
+class LoggedConfig(SaveConfigCallback):
+    """Saves the resolved config in the run folder and sends it to the loggers."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Send the config to every logger."""
+        config = yaml.safe_load(self.parser.dump(self.config))
+        for logger in trainer.loggers:
+            logger.log_hyperparams(config)
+
+
+class DistillCLI(LightningCLI):
+    """LightningCLI with the callbacks that every run wants, a run folder named after the preset, and a report."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the standing callbacks, the baseline, and the links from data to model."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults({"checkpoint.monitor": "val/acc", "checkpoint.mode": "max", "checkpoint.save_last": True})
+        parser.add_lightning_class_args(StudentFile, "student_file")
+        parser.add_lightning_class_args(ProgressBar, "progress")
+        parser.add_lightning_class_args(Curves, "curves")
+        parser.add_lightning_class_args(ExampleImages, "images")
+        parser.add_class_arguments(Baseline, "baseline")
+        parser.link_arguments("data.input_shape", "model.init_args.input_shape", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=_as_seed)
+
+    def _parse_ckpt_path(self) -> None:
+        """Keep what the user asked for.
+
+        Lightning would lay the checkpoint's hyperparameters over the config and the flags, in silence:
+        ``--model.losses.kd.temperature=8`` would have no effect on a resumed run.
+        """
+
+    def before_instantiate_classes(self) -> None:
+        """Name the run folder after the preset, drop what the user switched off, check the checkpoint."""
+        config = self.config[self.subcommand]
+        paths = [str(path) for path in config.get("config") or []]
+        name = Path(paths[0]).stem if paths else "run"
+        trainer = config.trainer
+        if self.subcommand != "fit":
+            self.save_config_callback = None
+            trainer.default_root_dir = trainer.default_root_dir or str(Path("runs") / name)
+            if trainer.logger is None:
+                trainer.logger = False
+        elif trainer.logger is None or trainer.logger is True:
+            save_dir = trainer.default_root_dir or "runs"
+            trainer.logger = {
+                "class_path": "lightning.pytorch.loggers.CSVLogger",
+                "init_args": {"save_dir": save_dir, "name": name},
+            }
+        check_checkpoint(config.get("ckpt_path"))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Leave out the standing callbacks that contradict a switch of the Trainer."""
+        config = self.config_init[self.subcommand]
+        parser = self._parser(self.subcommand)
+        if config.trainer.enable_checkpointing is False:
+            parser.callback_keys.remove("checkpoint")
+        if config.trainer.enable_progress_bar is False:
+            parser.callback_keys.remove("progress")
+        return super().instantiate_trainer(**kwargs)
+
+    def after_fit(self) -> None:
+        """Test what was trained and say what came out."""
+        if not self.trainer.fast_dev_run and self.trainer.state.finished:
+            report(self.trainer, self.model, self.datamodule, self.config_init[self.subcommand].baseline)
+
+    def after_predict(self) -> None:
+        """Write the predictions where the user finds them."""
+        write_predictions(self.trainer)
+
+
+def check_checkpoint(path: object) -> None:
+    """Refuse a checkpoint that is missing or cut short, before anything is built.
+
+    Raises:
+        InputError: Naming the file.
+    """
+    if path is None or str(path) in ("last", "best", "hpc", "registry"):
+        return
+    file = Path(str(path))
+    if not file.exists():
+        raise InputError(f"ckpt_path: {file} does not exist; accepted are a checkpoint's path, 'last' and 'best'")
+    if file.is_file():
+        try:
+            torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"ckpt_path: {file} is no readable checkpoint, or was cut short ({reason})") from error
+
+
+@contextmanager
+def short_errors() -> Iterator[None]:
+    """Turn the errors that users make into one line; ``LIT_DISTILL_DEBUG=1`` shows where they came from."""
+    try:
+        yield
+    except (InputError, MisconfigurationException, FileNotFoundError) as error:
+        if os.environ.get("LIT_DISTILL_DEBUG"):
+            raise
+        raise InputError(" ".join(str(error).split())) from error
+
+
+def _as_seed(seed: bool | int) -> int:
+    return int(seed)

@@ -1,0 +1,136 @@
+"""The root of every LightningModule here."""
+
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+
+# Private, and pinned by tests/core/test_module.py: tells whether the CLI supplies the hyperparameters.
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from lit_distill.core.hparams import objects
+from lit_distill.core.rng import rng_states, set_rng_states
+from lit_distill.core.strategies import shard, unsharded
+from lit_distill.errors import InputError
+
+LOOK_EVERY = 50
+
+
+class DistillModule(L.LightningModule):
+    """What every family's LightningModule stands on.
+
+    It builds the optimizer over the trainable parameters, keeps only plain values in the hyperparameters, shards
+    every trainable child under FSDP2, stores random-number states in checkpoints, and stops at the first loss
+    that is not a number.
+
+    Args:
+        optimizer: Callable from parameters to an optimizer, e.g. ``torch.optim.SGD`` with its arguments.
+        scheduler: Callable from the optimizer to a learning-rate scheduler.
+        scheduler_interval: Whether the scheduler steps after each epoch or after each optimizer step.
+    """
+
+    def __init__(
+        self,
+        optimizer: OptimizerCallable,
+        scheduler: LRSchedulerCallable | None = None,
+        scheduler_interval: Literal["epoch", "step"] = "epoch",
+    ) -> None:
+        super().__init__()
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.scheduler_interval = scheduler_interval
+        # The CLI hands over its own plain dicts, from which load_from_checkpoint rebuilds the objects.
+        ignore = () if _given_hyperparameters.get() else objects(type(self))
+        self.save_hyperparameters(logger=False, ignore=ignore)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer over every parameter that requires a gradient, and its scheduler if there is one."""
+        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        if self.scheduler is None:
+            return optimizer
+        config: dict[str, Any] = {
+            "scheduler": (scheduler := self.scheduler(optimizer)),
+            "interval": self.scheduler_interval,
+        }
+        if (monitor := getattr(scheduler, "monitor", None)) is not None:  # ReduceLROnPlateau as the CLI knows it
+            config["monitor"] = monitor
+        return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]
+
+    def configure_model(self) -> None:
+        """Shard the networks under FSDP2; elsewhere nothing happens.
+
+        Raises:
+            InputError: When a trainable parameter stays outside every sharded child.
+        """
+        if self.device_mesh is None or getattr(self, "_sharded", False):
+            return
+        self._sharded = True  # Lightning calls this hook once for fit and again for test
+        for network in self.networks_to_shard():
+            shard(network, mesh=self.device_mesh["data_parallel"])
+        if left := unsharded(self):
+            raise InputError(
+                f"model: {', '.join(left[:5])} of {type(self).__name__} would train unsharded and drift apart between "
+                "ranks; return the module that holds it from networks_to_shard()"
+            )
+
+    def networks_to_shard(self) -> list[nn.Module]:
+        """The children whose ``forward`` runs in a training step; a subclass with others adds them.
+
+        The LightningModule itself cannot be sharded: Lightning calls ``training_step`` and not ``forward``, so
+        its parameters would never be gathered.
+        """
+        return [child for child in self.children() if any(p.requires_grad for p in child.parameters())]
+
+    def share(self, rows: int) -> Tensor | float:
+        """What this rank's mean over ``rows`` samples counts for in the mean over all ranks.
+
+        Data-parallel training averages gradients over ranks as if all had equally many samples; multiplying
+        the loss by this makes an unequal last batch count as it does on one process. 1 on a single process.
+        """
+        if self._trainer is None or self.trainer.world_size == 1:
+            return 1.0
+        total = torch.tensor(float(rows), device=self.device)
+        torch.distributed.all_reduce(total)
+        return rows * self.trainer.world_size / total
+
+    def stop_at_nan(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
+        """Raise when a loss is not finite, before it reaches the weights or a checkpoint.
+
+        Asking a GPU for a number makes it wait, so there the loss is looked at every 50 steps, and the weights
+        before each checkpoint.
+
+        Raises:
+            InputError: Naming the step and the value of each term.
+        """
+        if loss.device.type != "cpu" and self.global_step % LOOK_EVERY:
+            return
+        if not torch.isfinite(loss):
+            values = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in terms.items())
+            raise InputError(
+                f"train/loss is {float(loss.detach())} at step {self.global_step} ({values}); lower the learning rate "
+                "or the weight of the term that blew up, or clip gradients (--trainer.gradient_clip_val=1)"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add every rank's random-number state, and refuse to save weights that are not numbers."""
+        for name, value in self.named_parameters():
+            local = value.to_local() if hasattr(value, "to_local") else value
+            if local.requires_grad and not torch.isfinite(local).all():
+                raise InputError(
+                    f"{name} is not finite at step {self.global_step}, so no checkpoint is written and the previous "
+                    "one stands; lower the learning rate or clip gradients (--trainer.gradient_clip_val=1)"
+                )
+        checkpoint["rng_states"] = rng_states()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember the random-number states until training starts: set-up draws numbers of its own."""
+        self._rng_states = checkpoint.get("rng_states")
+
+    def on_train_start(self) -> None:
+        """Restore the random-number states of the run that is being resumed."""
+        if (states := getattr(self, "_rng_states", None)) is not None:
+            set_rng_states(states)
+            self._rng_states = None

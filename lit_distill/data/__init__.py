@@ -1,0 +1,31 @@
+"""LightningDataModules for image classification."""
+
+from lit_distill.data.base import ImageData
+from lit_distill.data.cifar import CIFAR10, CIFAR100
+from lit_distill.data.digits import Digits
+from lit_distill.data.image_folder import ImageFolder
+from lit_distill.data.loader import ResumableLoader
+from lit_distill.data.mix import CutMix, Mix, Mixup, MixupOrCutMix
+from lit_distill.data.mnist import MNIST, FashionMNIST
+from lit_distill.data.sampler import GlobalBatchSampler, SequentialBatchSampler
+from lit_distill.data.tensor_data import TensorData
+from lit_distill.data.tiny_imagenet import TinyImageNet
+
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "MNIST",
+    "CutMix",
+    "Digits",
+    "FashionMNIST",
+    "GlobalBatchSampler",
+    "ImageData",
+    "ImageFolder",
+    "Mix",
+    "Mixup",
+    "MixupOrCutMix",
+    "ResumableLoader",
+    "SequentialBatchSampler",
+    "TensorData",
+    "TinyImageNet",
+]

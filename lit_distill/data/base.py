@@ -1,0 +1,176 @@
+"""What every data module of images shares: splits, loaders, and batches that do not depend on how they are made."""
+
+import random
+from abc import ABC, abstractmethod
+from dataclasses import replace
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.accelerators import CUDAAccelerator
+from torch import Tensor
+
+from lit_distill.data.counter_rng import Draw, key
+from lit_distill.data.loader import ResumableLoader
+from lit_distill.data.mix import Mix
+from lit_distill.data.parts import Images, Part, RawBatch
+from lit_distill.data.sampler import GlobalBatchSampler, SequentialBatchSampler
+from lit_distill.data.splits import stratified_order
+from lit_distill.errors import InputError
+
+
+class ImageData(LightningDataModule, ABC):
+    """Images with class labels.
+
+    Batches are ``(x, target)``: normalised images, float ``(B, C, H, W)``, and classes, int64 ``(B,)``. While a
+    ``Trainer`` fits, training images are augmented and mixed as the arguments say; mixed ones come with class
+    probabilities, float ``(B, num_classes)``, as target.
+
+    Shuffling and augmentation depend on ``seed``, the epoch and the sample alone: not on the number of processes
+    or workers, nor on whether the run was interrupted.
+
+    Attributes:
+        num_classes: The number of classes.
+        input_shape: Channels, height and width of an image.
+        mean: Of each channel over the training set, with pixels in [0, 1].
+        std: Standard deviation, likewise.
+
+    Args:
+        batch_size: Samples a step, of each process.
+        val_fraction: Share of the training set that is held out for validation, with its class proportions; in
+            (0, 0.5].
+        split_seed: Draws the samples held out.
+        seed: Of shuffling, augmentation and mixing.
+        index: Whether batches of training and validation are ``(x, target, index)``, with each sample's position
+            in the full training set, int64 ``(B,)``. The test set has no such positions.
+        augment: Whether to augment training images.
+        mix: Mixes training images and their labels.
+        num_workers: Processes that load batches; 0 loads in the main process.
+        limit: Train on this many samples only, with the class proportions of all. Default: all.
+
+    Raises:
+        InputError: When an argument is outside its range.
+    """
+
+    num_classes: int
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __init__(
+        self,
+        batch_size: int = 64,
+        val_fraction: float = 0.1,
+        split_seed: int = 0,
+        seed: int = 0,
+        index: bool = False,
+        augment: bool = False,
+        mix: Mix | None = None,
+        num_workers: int = 0,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.batch_size = _at_least(1, batch_size, "batch_size")
+        if not 0 < val_fraction <= 0.5:
+            raise InputError(f"val_fraction: {val_fraction} is not in (0, 0.5]")
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
+        self.seed = seed
+        self.index = index
+        self.augment = augment
+        self.mix = mix
+        self.num_workers = _at_least(0, num_workers, "num_workers")
+        self.limit = limit if limit is None else _at_least(1, limit, "limit")
+        self.parts: dict[str, Part] = {}
+
+    @abstractmethod
+    def read_train(self) -> Images:
+        """The full training set."""
+
+    @abstractmethod
+    def read_test(self) -> Images:
+        """The test set."""
+
+    def read_val(self) -> Images | None:
+        """A validation set of its own, for data that has one; none is held out from the training set then."""
+        return None
+
+    def prepared(self, batch: RawBatch) -> Tensor:
+        """The images of a batch as networks take them: on their device, float, normalised, augmented."""
+        return batch.x
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the sets that a stage needs.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``; default: all.
+        """
+        if stage in ("fit", "validate", None) and "train" not in self.parts:
+            train = self.read_train()
+            order = stratified_order(train.targets, self.split_seed)
+            val, held_out = self.read_val(), 0
+            if val is None:
+                held_out = max(1, round(self.val_fraction * len(order)))
+                self.parts["val"] = Part(train, order[:held_out].sort().values, of_training_set=True)
+            else:
+                self.parts["val"] = Part(val, torch.arange(len(val.targets)), of_training_set=False)
+            rest = order[held_out:][: self.limit].sort().values
+            self.parts["train"] = Part(train, rest, of_training_set=True)
+        if stage in ("test", "predict", None) and "test" not in self.parts:
+            test = self.read_test()
+            self.parts["test"] = Part(test, torch.arange(len(test.targets)), of_training_set=False)
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Shuffled batches of the training samples; augmented and mixed where a trainer asks that is fitting."""
+        fitting = self.trainer is not None and self.trainer.training
+        overfitting = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        sampler = SequentialBatchSampler if overfitting else GlobalBatchSampler
+        return self.loader(replace(self.parts["train"], training=fitting), sampler)
+
+    def val_dataloader(self) -> ResumableLoader:
+        """The validation samples in order."""
+        return self.loader(self.parts["val"], SequentialBatchSampler)
+
+    def test_dataloader(self) -> ResumableLoader:
+        """The test samples in order."""
+        return self.loader(self.parts["test"], SequentialBatchSampler)
+
+    def predict_dataloader(self) -> ResumableLoader:
+        """The test samples in order."""
+        return self.test_dataloader()
+
+    def loader(self, part: Part, sampler: type[GlobalBatchSampler]) -> ResumableLoader:
+        """This process's loader of some samples.
+
+        Args:
+            part: Which samples.
+            sampler: In which order.
+        """
+        trainer, processes, pin_memory = self.trainer, None, False
+        if trainer is not None:
+            # not world_size: under tensor parallelism several processes work on the same samples
+            processes = trainer.distributed_sampler_kwargs
+            pin_memory = isinstance(trainer.accelerator, CUDAAccelerator)
+        batches = sampler(len(part), self.batch_size, seed=self.seed, **(processes or {}))
+        return ResumableLoader(part, batches, self.num_workers, pin_memory, trainer)
+
+    def on_after_batch_transfer(self, batch: RawBatch, dataloader_idx: int = 0) -> tuple[Tensor, ...]:
+        """Make the batch that a module sees, on the device: normalise, augment and mix.
+
+        Args:
+            batch: What a loader of this data module gave.
+            dataloader_idx: Of no importance here.
+        """
+        x, target = self.prepared(batch), batch.target
+        if self.mix is not None and batch.training:
+            rng = random.Random(key(self.seed, batch.epoch, Draw.MIX, batch.number))
+            x, target = self.mix(x, target, self.num_classes, rng)
+        if self.trainer is not None:
+            # Lightning converted the batch to the module's precision before it had floating-point numbers
+            x, target = self.trainer.precision_plugin.convert_input((x, target))
+        return (x, target, batch.position) if self.index and batch.position is not None else (x, target)
+
+
+def _at_least(least: int, value: int, name: str) -> int:
+    if value < least:
+        raise InputError(f"{name}: {value} is below {least}")
+    return value

@@ -1,0 +1,81 @@
+"""Sets of images, and the parts of them that loaders read."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lit_distill.data.sampler import BatchKey
+
+
+class RawBatch(NamedTuple):
+    """A batch on its way from the loader to ``ImageData.on_after_batch_transfer``.
+
+    Attributes:
+        x: Images ``(B, C, H, W)``.
+        target: Their classes, int64 ``(B,)``.
+        position: Their positions in the training set, int64 ``(B,)``; none for samples that are not from there.
+        epoch: The epoch.
+        number: The number of the batch within the epoch.
+        training: Whether a network is to be trained on it.
+    """
+
+    x: Tensor
+    target: Tensor
+    position: Tensor | None
+    epoch: int
+    number: int
+    training: bool
+
+
+class Images(ABC):
+    """A set of labelled images.
+
+    Attributes:
+        targets: Class of every image, int64 ``(N,)``.
+    """
+
+    targets: Tensor
+
+    @abstractmethod
+    def take(self, positions: Tensor, epoch: int, training: bool) -> Tensor:
+        """The images at these positions, ``(B, C, H, W)``.
+
+        Args:
+            positions: Which images, int64 ``(B,)``.
+            epoch: The epoch, for sets whose images change from epoch to epoch.
+            training: Whether a network is to be trained on them.
+        """
+
+
+@dataclass(frozen=True)
+class Part(Dataset[RawBatch]):
+    """Some samples of a set, served a whole batch at a time.
+
+    Attributes:
+        images: The set.
+        positions: Which of its samples, int64 ``(N,)``.
+        of_training_set: Whether the set is the training set, so that batches name their positions in it.
+        training: Whether networks are to be trained on the batches.
+    """
+
+    images: Images
+    positions: Tensor
+    of_training_set: bool
+    training: bool = False
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, key: BatchKey) -> RawBatch:
+        positions = self.positions[key.samples]
+        return RawBatch(
+            x=self.images.take(positions, key.epoch, self.training),
+            target=self.images.targets[positions],
+            position=positions if self.of_training_set else None,
+            epoch=key.epoch,
+            number=key.number,
+            training=self.training,
+        )

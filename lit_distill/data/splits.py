@@ -1,0 +1,35 @@
+"""Splits that keep the proportions of the classes."""
+
+import torch
+from torch import Tensor
+
+from lit_distill.data.counter_rng import Draw, permutation
+
+
+def stratified_order(targets: Tensor, seed: int) -> Tensor:
+    """A random order of which every prefix has the classes in the proportions of the whole.
+
+    So the first tenth is a stratified validation split, and shorter prefixes are parts of longer ones. Of each
+    class a prefix holds its exact share rounded up or down.
+
+    Args:
+        targets: Class of every sample, int64 ``(N,)``.
+        seed: Seed of the order within each class.
+
+    Returns:
+        Positions, int64 ``(N,)``.
+
+    Example:
+        >>> targets = torch.tensor([0] * 8 + [1] * 4)
+        >>> targets[stratified_order(targets, seed=0)[:6]].bincount().tolist()
+        [4, 2]
+    """
+    shuffled = permutation(seed, 0, Draw.SPLIT, len(targets))
+    classes = targets[shuffled]
+    by_class = classes.argsort(stable=True)
+    counts = classes.bincount()
+    starts = counts.cumsum(0) - counts
+    place = torch.empty_like(shuffled)  # 0, 1, 2, ... within each class
+    place[by_class] = torch.arange(len(targets)) - starts[classes[by_class]]
+    quantile = (place.double() + 0.5) / counts[classes]
+    return shuffled[quantile.argsort(stable=True)]

@@ -1,0 +1,105 @@
+"""The terms of an objective: one base class, three narrow faces."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from lit_distill.core.outputs import Outputs
+
+
+class DistillLoss(nn.Module):
+    """One term of an objective.
+
+    A subclass implements :meth:`forward`; one whose parameters depend on the shapes of both networks creates
+    them in :meth:`build`.
+
+    Args:
+        weight: Factor of this term in the total; 0 switches it off. Schedules change it during training.
+        layers: Student module path to teacher module path, for terms that compare features.
+        teacher: Which of several teachers this term listens to: a member's name of an ``Ensemble``. Default:
+            the teacher as a whole.
+    """
+
+    def __init__(
+        self, weight: float = 1.0, layers: dict[str, str] | None = None, teacher: str | None = None
+    ) -> None:
+        super().__init__()
+        self.weight = weight
+        self.layers = dict(layers or {})
+        self.teacher = teacher
+
+    def attach(self, student: nn.Module, teacher: nn.Module) -> None:
+        """Meet the two networks, for a term that uses a part of one (the teacher's classifier, say).
+
+        Called once, before :meth:`build`. Keep what is needed in a tuple: an attribute that is a module would
+        become a part of this term, and the student's weights would stand in checkpoints twice.
+
+        Args:
+            student: The student itself.
+            teacher: The whole teacher, frozen.
+        """
+
+    def build(self, student: Outputs, teacher: Outputs) -> None:
+        """Create the parameters whose shapes depend on the two networks.
+
+        Called once, with the outputs of a dry run, before the optimizer exists.
+
+        Args:
+            student: What the student said about the example batch.
+            teacher: What this term's teacher said about it.
+        """
+
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
+        """The unweighted value of this term, a scalar.
+
+        Args:
+            student: What the student said, with gradients.
+            teacher: What this term's teacher said, without.
+            target: Class indices ``(B,)``, or class probabilities ``(B, C)`` under mixup and label smoothing.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement forward(student, teacher, target)")
+
+
+class LogitLoss(DistillLoss):
+    """A term that compares what both networks answer.
+
+    Args:
+        weight: Factor of this term in the total.
+        teacher: Name of the ensemble member this term listens to; default: the teacher as a whole.
+    """
+
+    def __init__(self, weight: float = 1.0, teacher: str | None = None) -> None:
+        super().__init__(weight=weight, teacher=teacher)
+
+
+class FeatureLoss(DistillLoss):
+    """A term that compares activations of pairs of layers.
+
+    Args:
+        layers: Student module path to teacher module path.
+        weight: Factor of this term in the total.
+        teacher: Name of the ensemble member this term listens to; default: the teacher as a whole.
+    """
+
+    def __init__(self, layers: dict[str, str], weight: float = 1.0, teacher: str | None = None) -> None:
+        super().__init__(weight=weight, layers=layers, teacher=teacher)
+
+    def pairs(self, student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
+        """Student and teacher activations of each pair of layers, in the order of ``layers``."""
+        return [(student.features[s], teacher.features[t]) for s, t in self.layers.items()]
+
+
+class RelationalLoss(FeatureLoss):
+    """A term that compares relations between the samples of a batch.
+
+    Args:
+        gather: Compare the samples of all ranks instead of this rank's alone (with gradients); without it the
+            value of the term depends on how many devices share the batch.
+        layers: Student module path to teacher module path.
+        weight: Factor of this term in the total.
+        teacher: Name of the ensemble member this term listens to; default: the teacher as a whole.
+    """
+
+    def __init__(self, gather: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.gather = gather

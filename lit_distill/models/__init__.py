@@ -1,0 +1,71 @@
+"""Networks for small images, and wrappers that make a teacher of any network."""
+
+from lit_distill.models.adapter import InputAdapter
+from lit_distill.models.bottleneck import CifarResNet50, resnet50
+from lit_distill.models.compute import macs
+from lit_distill.models.convnet import ConvNet
+from lit_distill.models.ensemble import Ensemble, MostConfident, RoutedEnsemble
+from lit_distill.models.mlp import MLP
+from lit_distill.models.mobilenet_v2 import CifarMobileNetV2, mobilenet_v2_half
+from lit_distill.models.recipe import trained
+from lit_distill.models.resnet import (
+    CifarResNet,
+    resnet8,
+    resnet8x4,
+    resnet14,
+    resnet20,
+    resnet32,
+    resnet32x4,
+    resnet44,
+    resnet56,
+    resnet110,
+)
+from lit_distill.models.shuffle_v1 import CifarShuffleNetV1, shufflenet_v1
+from lit_distill.models.shuffle_v2 import CifarShuffleNetV2, shufflenet_v2
+from lit_distill.models.staged import StagedNetwork
+from lit_distill.models.vgg import CifarVGG, vgg8, vgg11, vgg13, vgg16, vgg19
+from lit_distill.models.weights import read_weights, restored
+from lit_distill.models.wrn import WideResNet, wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
+
+__all__ = [
+    "MLP",
+    "CifarMobileNetV2",
+    "CifarResNet",
+    "CifarResNet50",
+    "CifarShuffleNetV1",
+    "CifarShuffleNetV2",
+    "CifarVGG",
+    "ConvNet",
+    "Ensemble",
+    "InputAdapter",
+    "MostConfident",
+    "RoutedEnsemble",
+    "StagedNetwork",
+    "WideResNet",
+    "macs",
+    "mobilenet_v2_half",
+    "read_weights",
+    "resnet8",
+    "resnet8x4",
+    "resnet14",
+    "resnet20",
+    "resnet32",
+    "resnet32x4",
+    "resnet44",
+    "resnet50",
+    "resnet56",
+    "resnet110",
+    "restored",
+    "shufflenet_v1",
+    "shufflenet_v2",
+    "trained",
+    "vgg8",
+    "vgg11",
+    "vgg13",
+    "vgg16",
+    "vgg19",
+    "wrn_16_1",
+    "wrn_16_2",
+    "wrn_40_1",
+    "wrn_40_2",
+]

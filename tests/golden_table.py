@@ -1,0 +1,229 @@
+"""Golden values, and the one table of what checks them.
+
+A case is a pair ``<family>/<name>.npz`` and ``.json``, computed by running the authors' code or the paper's formula in
+float64. It brings its inputs, its hyperparameters and its tolerance; nothing of that is typed in here. ``GOLDEN_DIR``
+names another folder of the same form, with other seeds, sizes and hyperparameters.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lit_distill.core.outputs import Outputs
+from lit_distill.losses import RKD
+from lit_distill.losses import divergences as d
+from lit_distill.losses.feature.fitnet import ConvRegressor, fitnet
+from lit_distill.losses.logit.kd import kd
+from lit_distill.losses.relational.rkd import rkd_angle, rkd_distance
+
+HERE = Path(__file__).parent / "golden"
+FOLDER = Path(os.environ.get("GOLDEN_DIR", HERE))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One golden case: what goes in, and what must come out.
+
+    Attributes:
+        name: ``family/stem``.
+        method: What the case computes; cases of one method may differ in their hyperparameters alone.
+        mode: Whose values these are: of the paper's formula, of released code that departs from it, or of both.
+        hyperparameters: By the names of the case.
+        inputs: Tensors by name, in float64 or int64; those with a golden gradient require one.
+        outputs: Golden outputs by name.
+        grads: Golden gradients by the name of their input: of the output ``loss``, or of another scalar of the case
+            where a group comes first (``group.input``).
+        rtol: Relative tolerance.
+    """
+
+    name: str
+    method: str
+    mode: str
+    hyperparameters: dict[str, Any] = field(repr=False)
+    inputs: dict[str, Tensor] = field(repr=False)
+    outputs: dict[str, Tensor] = field(repr=False)
+    grads: dict[str, Tensor] = field(repr=False)
+    rtol: float = field(repr=False)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The learnable parameters among the inputs, by the names of the module they belong to."""
+        prefix = "weight."
+        return {name.removeprefix(prefix): value for name, value in self.inputs.items() if name.startswith(prefix)}
+
+
+Adapter = Callable[[Case], dict[str, Tensor]]
+
+
+def load(name: str, folder: Path = FOLDER) -> Case:
+    """Read the case ``family/stem``."""
+    about = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
+        parts: dict[str, dict[str, Tensor]] = {"in": {}, "out": {}, "grad": {}}
+        for key, array in arrays.items():
+            part, _, rest = key.partition(".")
+            parts[part][rest] = torch.from_numpy(array)
+    for key in parts["grad"]:
+        wanted = key if key in parts["in"] else key.partition(".")[2]
+        parts["in"][wanted].requires_grad_()
+    return Case(name, about["method"], about["mode"], about["hyperparameters"], *parts.values(), float(about["rtol"]))
+
+
+def names(folder: Path = FOLDER) -> list[str]:
+    """All cases of a folder."""
+    return sorted(f"{path.parent.name}/{path.stem}" for path in folder.glob("*/*.npz"))
+
+
+def adapter_of(name: str, folder: Path = FOLDER) -> Adapter | None:
+    """What checks a case: the entry of its name, else that of its method.
+
+    Variants of a method usually differ in hyperparameters alone. Where a variant holds the values of released code
+    that departs from the formula, which the library does not follow, no entry of the method may stand in for it.
+    """
+    if name in TABLE:
+        return TABLE[name]
+    about = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return None if about["mode"] == "code" else TABLE.get(f"{name.partition('/')[0]}/{about['method']}")
+
+
+def check(case: Case, adapter: Adapter) -> None:
+    """Compare values and gradients with the golden ones.
+
+    All that the adapter gives must be golden outputs; ``loss`` and the value of each token may not be left out. The
+    gradients of ``loss`` are taken here; those of another scalar the adapter gives itself, as ``grad.group.input``.
+    """
+    given = adapter(case)
+    golden = case.outputs | {f"grad.{name}": value for name, value in case.grads.items()}
+    required = {"loss", "per_token"} & case.outputs.keys()
+    assert required <= given.keys() <= golden.keys(), f"{case.name}: adapter gives {sorted(given)}"
+    inputs = {f"grad.{name}": case.inputs[name] for name in case.grads if name in case.inputs}
+    if inputs:
+        grads = torch.autograd.grad(given["loss"], list(inputs.values()))
+        given = given | dict(zip(inputs, grads, strict=True))
+    for name, value in given.items():
+        _close(value, golden[name], case, name)
+
+
+def _close(value: Tensor, golden: Tensor, case: Case, what: str) -> None:
+    # entries that cancel to nearly nothing carry the rounding of the large ones
+    atol = 1e-10 * golden.double().abs().max().item()
+    torch.testing.assert_close(
+        value.detach(),
+        golden,
+        rtol=case.rtol,
+        atol=atol,
+        msg=lambda text: f"{case.name}, {what}: {text}",
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Sequences: labels are not shifted; the logits at t are scored against the label at t + 1.
+
+
+def shifted(case: Case, part: str = "") -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of student and teacher logits, ``(B, T - 1, V)``, and which of them count, ``(B, T - 1)``."""
+    student, teacher = case.inputs[f"student_logits{part}"], case.inputs[f"teacher_logits{part}"]
+    mask = case.inputs[f"labels{part}"][:, 1:] != -100
+    return student[:, :-1], teacher[:, :-1], mask
+
+
+def rows(divergence: Callable[..., Tensor], *parameters: str) -> Adapter:
+    """Check a divergence that takes these hyperparameters, and the temperature."""
+
+    def adapter(case: Case) -> dict[str, Tensor]:
+        given = case.hyperparameters
+        student, teacher, mask = shifted(case)
+        temperature = given.get("temperature", 1.0)
+        values = divergence(student, teacher, *(given[name] for name in parameters), temperature=temperature)
+        if given.get("t_squared", False):
+            values = values * temperature**2
+        return {"loss": d.reduce_rows(values, mask), "per_token": values * mask}
+
+    return adapter
+
+
+def gjsd(case: Case) -> dict[str, Tensor]:
+    normalised = case.hyperparameters.get("normalised", False)
+    return rows(d.normalised_jsd if normalised else d.jsd, "beta")(case)
+
+
+def fully_masked(case: Case) -> dict[str, Tensor]:
+    student, teacher, mask = shifted(case)
+    return {"loss": d.reduce_rows(d.jsd(student, teacher, case.hyperparameters["beta"]), mask)}
+
+
+def padded_vocab(case: Case) -> dict[str, Tensor]:
+    divergence = getattr(d, case.hyperparameters["divergence"])
+    student, teacher, mask = shifted(case)
+    size = case.hyperparameters["vocab_size"]
+    values = divergence(student[..., :size], teacher[..., :size])
+    return {"loss": d.reduce_rows(values, mask), "per_token": values * mask}
+
+
+def global_token_reduction(case: Case) -> dict[str, Tensor]:
+    divergence = getattr(d, case.hyperparameters["divergence"])
+    parts = {part: shifted(case, f"_{part}") for part in "ab"}
+    counts = torch.stack([mask.sum() for _, _, mask in parts.values()])
+    losses = {
+        f"loss_{part}": d.reduce_rows(divergence(student, teacher), mask, total=counts.sum())
+        for part, (student, teacher, mask) in parts.items()
+    }
+    return {"loss": losses["loss_a"] + losses["loss_b"], **losses, "num_tokens": counts}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Images
+
+
+def logit_kd(case: Case) -> dict[str, Tensor]:
+    return {"loss": kd(case.inputs["logits_s"], case.inputs["logits_t"], case.hyperparameters["T"])}
+
+
+def with_weights(module: nn.Module, case: Case, *args: Tensor) -> Tensor:
+    """Run a module with the case's parameters in place of its own."""
+    return torch.func.functional_call(module.double(), case.weights(), args)
+
+
+def feature_fitnet(case: Case) -> dict[str, Tensor]:
+    student, teacher = case.inputs["f_s"], case.inputs["f_t"]
+    regressor = ConvRegressor(student.shape[1:], teacher.shape[1:])
+    return {"loss": fitnet(with_weights(regressor, case, student), teacher)}
+
+
+def relational_rkd(case: Case) -> dict[str, Tensor]:
+    given = case.hyperparameters
+    loss = RKD(distance_weight=given["w_d"], angle_weight=given["w_a"], layers={"embedding": "embedding"})
+    student, teacher = (Outputs(torch.empty(0), {"embedding": case.inputs[name]}) for name in ("f_s", "f_t"))
+    return {"loss": loss(student, teacher, torch.empty(0))}
+
+
+def embeddings(function: Callable[[Tensor, Tensor], Tensor]) -> Adapter:
+    """Check a function of one embedding a sample."""
+    return lambda case: {"loss": function(case.inputs["f_s"], case.inputs["f_t"])}
+
+
+TABLE: dict[str, Adapter] = {
+    "feature/fitnet": feature_fitnet,
+    "logit/kd": logit_kd,
+    "relational/rkd": relational_rkd,
+    "relational/rkd_angle": embeddings(rkd_angle),
+    "relational/rkd_distance": embeddings(rkd_distance),
+    "sequence/ab_divergence": rows(d.alpha_beta, "alpha", "beta"),
+    "sequence/akl": rows(d.adaptive_kl, "mu"),
+    "sequence/forward_kl": rows(d.forward_kl),
+    "sequence/fully_masked": fully_masked,
+    "sequence/gjsd": gjsd,
+    "sequence/global_token_reduction": global_token_reduction,
+    "sequence/mixed_kl": rows(d.mixed_kl, "reverse_weight"),
+    "sequence/padded_vocab": padded_vocab,
+    "sequence/reverse_kl": rows(d.reverse_kl),
+    "sequence/skew_forward_kl": rows(d.skew_forward_kl, "alpha"),
+    "sequence/skew_reverse_kl": rows(d.skew_reverse_kl, "alpha"),
+    "sequence/tvd": rows(d.tvd),
+}

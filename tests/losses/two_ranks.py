@@ -1,0 +1,70 @@
+"""One of two gloo processes with a part of the batch: its step must be that of one process with all of it."""
+
+import sys
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lit_distill.core.outputs import Outputs
+from lit_distill.losses import RKD
+from lit_distill.losses.gather import gathered
+
+SPLITS = [(0, 3), (3, 8)]  # rows of each rank: unequal numbers
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)).double()
+
+
+def rkd(student, x, teacher, gather):
+    loss = RKD(gather=gather, layers={"out": "out"})
+    empty = torch.empty(0)
+    return loss(Outputs(empty, {"out": student(x)}), Outputs(empty, {"out": teacher}), empty)
+
+
+def relations_of_the_whole_batch(own):
+    x, teacher = torch.randn(8, 6).double(), torch.randn(8, 7).double()
+    alone, shared = network(), DistributedDataParallel(network())
+    expected = rkd(alone, x, teacher, gather=False)
+    expected.backward()
+    value = rkd(shared, x[own], teacher[own], gather=True)
+    value.backward()
+    torch.testing.assert_close(value, expected)
+    for mine, theirs in zip(shared.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-7, atol=1e-12)
+
+
+def gradient_is_the_sum_over_the_losses_of_all_ranks(own):
+    x = torch.randn(8, 2, 3, dtype=torch.float64)
+    weights = torch.randn(2, 8, 2, 3, dtype=torch.float64)  # another loss on each rank
+    part = x[own].clone().requires_grad_()
+    whole = gathered(part)
+    assert torch.equal(whole, x)
+    (gradient,) = torch.autograd.grad((whole * weights[dist.get_rank()]).sum(), part)
+    torch.testing.assert_close(gradient, weights.sum(0)[own])
+
+
+def a_rank_without_rows():
+    rows = dist.get_rank() * 2
+    x = torch.arange(float(rows)).requires_grad_()
+    whole = gathered(x)
+    assert whole.tolist() == [0, 1]
+    whole.sum().backward()
+    assert x.grad.tolist() == [2.0] * rows
+
+
+def main(rank: int, meeting: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    torch.manual_seed(1)
+    own = slice(*SPLITS[rank])
+    relations_of_the_whole_batch(own)
+    gradient_is_the_sum_over_the_losses_of_all_ranks(own)
+    a_rank_without_rows()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])
