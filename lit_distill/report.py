@@ -68,7 +68,7 @@ def report(
     if best:
         results["selected"] = tested(trainer, module, datamodule, best)
     folder = run_folder(trainer)
-    student_file = next((c.file for c in trainer.callbacks if isinstance(c, StudentFile)), None)  # type: ignore[attr-defined]
+    student_file = next((c.target(trainer) for c in trainer.callbacks if isinstance(c, StudentFile)), None)  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         if student_file is not None and student_file.exists():
             update_card(student_file, {"results": results})
@@ -92,9 +92,9 @@ def show(
     student_file: Path | None,
 ) -> None:
     """Print the table of a finished run, and where its files are."""
-    table = Table(title="Test results", title_justify="left")
-    table.add_column("")
-    for column in ("accuracy, last", "accuracy, selected", "agreement", "parameters", "multiply-adds"):
+    table = Table(title="Test accuracy", title_justify="left")
+    table.add_column("", no_wrap=True)
+    for column in ("last", "selected", "agreement", "parameters", "MACs"):
         table.add_column(column, justify="right")
     student_size = size(module.student, module.input_shape)
     if isinstance(module, Distiller):
@@ -104,7 +104,7 @@ def show(
         if alone:
             table.add_row("student alone", *accuracies(alone), "", *(f"{n:,}" for n in student_size))
         agreement = percent(results["last"].get("agreement"))
-        table.add_row("student, distilled", *accuracies(results), agreement, *(f"{n:,}" for n in student_size))
+        table.add_row("student distilled", *accuracies(results), agreement, *(f"{n:,}" for n in student_size))
     else:
         table.add_row("student", *accuracies(results), "", *(f"{n:,}" for n in student_size))
     console = Console()
@@ -112,9 +112,9 @@ def show(
     if isinstance(module, Distiller):
         ratios = [t / s if s else float("nan") for t, s in zip(teacher, student_size, strict=True)]
         console.print(
-            f"Compression: {ratios[0]:.1f}x fewer parameters, {ratios[1]:.1f}x fewer multiply-adds than the teacher."
+            f"Compression: {ratios[0]:.1f}x fewer parameters, {ratios[1]:.1f}x fewer multiply-adds (MACs) than the teacher"
         )
-    console.print("last: weights after the last step; selected: the checkpoint with the best validation accuracy.")
+    console.print("last: after the last step; selected: the best on validation; agreement: with the teacher.")
     console.print(f"Run folder: {folder} (config, metrics, curves, checkpoints)", soft_wrap=True)
     if student_file is not None:
         console.print(f"Student: {student_file} (last weights; its card is the .json beside it)", soft_wrap=True)

@@ -21,6 +21,7 @@ from lit_distill.losses import RKD
 from lit_distill.losses import divergences as d
 from lit_distill.losses.feature.fitnet import ConvRegressor, fitnet
 from lit_distill.losses.logit.kd import kd
+from lit_distill.losses.logit.rld import rld
 from lit_distill.losses.relational.rkd import rkd_angle, rkd_distance
 
 HERE = Path(__file__).parent / "golden"
@@ -181,8 +182,14 @@ def global_token_reduction(case: Case) -> dict[str, Tensor]:
 # Images
 
 
-def logit_kd(case: Case) -> dict[str, Tensor]:
-    return {"loss": kd(case.inputs["logits_s"], case.inputs["logits_t"], case.hyperparameters["T"])}
+def logits(function: Callable[..., Tensor], **names: str) -> Adapter:
+    """Check a function of both logits, the target where the case has one, and arguments that it calls otherwise."""
+
+    def adapter(case: Case) -> dict[str, Tensor]:
+        inputs = [case.inputs[name] for name in ("logits_s", "logits_t", "target") if name in case.inputs]
+        return {"loss": function(*inputs, **{name: case.hyperparameters[key] for name, key in names.items()})}
+
+    return adapter
 
 
 def with_weights(module: nn.Module, case: Case, *args: Tensor) -> Tensor:
@@ -210,7 +217,8 @@ def embeddings(function: Callable[[Tensor, Tensor], Tensor]) -> Adapter:
 
 TABLE: dict[str, Adapter] = {
     "feature/fitnet": feature_fitnet,
-    "logit/kd": logit_kd,
+    "logit/kd": logits(kd, temperature="T"),
+    "logit/rld": logits(rld, alpha="alpha", beta="beta", temperature="T", confidence_temperature="alpha_T"),
     "relational/rkd": relational_rkd,
     "relational/rkd_angle": embeddings(rkd_angle),
     "relational/rkd_distance": embeddings(rkd_distance),

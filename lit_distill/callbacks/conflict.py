@@ -23,8 +23,9 @@ class GradientConflict(L.Callback):
     a step for one term undoes the other (Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020,
     https://arxiv.org/abs/2001.06782); a term without any gradient has cosine 0 with all.
 
-    Training itself does not change by a bit, and a compiled student needs somewhat more memory. Each measurement costs one more backward pass for each term and, for
-    its duration, the memory of one copy of the student in float32 for each term.
+    Training itself does not change by a bit. Each measurement costs one more backward pass for each term and, for
+    its duration, the memory of one copy of the student in float32 for each term; a compiled student keeps a little
+    more in memory at every step.
 
     Args:
         every: Optimizer steps between measurements; a multiple of ``log_every_n_steps`` falls on logged steps.
@@ -42,7 +43,7 @@ class GradientConflict(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Let compiled students keep their activations for more than one backward pass."""
         # Read when something is compiled, at its first call; the error without it names this switch.
-        torch._functorch.config.donated_buffer = False  # type: ignore[attr-defined]
+        torch._functorch.config.donated_buffer = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check that the gradients of separate terms can be had."""

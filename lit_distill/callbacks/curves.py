@@ -156,7 +156,7 @@ def _dress(axes: "Axes", title: str, values: list[float]) -> None:
     # Terms of one objective often differ by orders of magnitude.
     if finite and min(finite) > 0 and max(finite) > 50 * min(finite):
         axes.set_yscale("log")
-    axes.legend(fontsize=7, frameon=False)
+    axes.legend(fontsize=7, framealpha=0.8, edgecolor="none")
 
 
 def _panel(name: str) -> str:
@@ -168,7 +168,7 @@ def _panel(name: str) -> str:
     return TITLES.get(tail) or TITLES.get(head) or (tail if head == "val" else head or name)
 
 
-def _order(name: str) -> tuple[int, str]:
+def _order(name: str) -> tuple[int, bool, str]:
     first = ["Terms of the loss", "Accuracy", *TITLES.values()]
     panel = _panel(name)
-    return (first.index(panel) if panel in first else len(first), name)
+    return (first.index(panel) if panel in first else len(first), name != "train/loss", name)

@@ -74,8 +74,10 @@ class StudentEMA(L.Callback):
             self._swap_out(student)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Check that there is a student."""
+        """Check that there is a student, and forget the average of an earlier fit."""
         student_of(pl_module, self)
+        if stage == "fit":
+            self._average = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the average at the student's weights, unless a checkpoint brought one."""
@@ -159,7 +161,7 @@ class StudentEMA(L.Callback):
         assert self._average is not None
         live = _tensors(student)
         follow = get_ema_multi_avg_fn(decay)
-        averaged = [name for name, value in live.items() if value.is_floating_point() or value.is_complex()]
+        averaged = [name for name, value in live.items() ]
         for sharded in (True, False):  # one fused operation does not take both kinds
             names = [name for name in averaged if isinstance(live[name], DTensor) == sharded]
             if names:

@@ -1,5 +1,6 @@
 """The student alone, at the end of a run."""
 
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -37,12 +38,20 @@ class StudentFile(L.Callback):
         """Check that there is a student."""
         student_of(pl_module, self)
 
+    def target(self, trainer: L.Trainer) -> Path:
+        """Where the weights of this run go; every rank must ask.
+
+        Args:
+            trainer: The trainer of the run.
+        """
+        return run_folder(trainer) / "student.safetensors" if self.path is None else Path(self.path)
+
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the file and its card."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         student = student_of(pl_module, self)
-        path = run_folder(trainer) / "student.safetensors" if self.path is None else self.path
+        path = self.target(trainer)
         emas = [callback for callback in trainer.callbacks if isinstance(callback, StudentEMA)]  # type: ignore[attr-defined]
         if emas:
             with emas[0].averaged(student):

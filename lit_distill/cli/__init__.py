@@ -6,6 +6,7 @@ Nothing here imports torch before it is needed, so that ``lit-distill methods`` 
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from io import TextIOWrapper
 
 from lit_distill.errors import InputError
 
@@ -31,6 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0, or 2 when the user's input cannot be used (one line on standard error says why).
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Unicode shows "?" and not a traceback
     try:
         if arguments and arguments[0] in TOOLS:
             run: Callable[[list[str]], int] = import_module(TOOLS[arguments[0]][0]).run

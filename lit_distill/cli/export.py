@@ -62,7 +62,7 @@ def student_of(folder: Path, checkpoint: Path) -> tuple[nn.Module, dict[str, Any
     arguments = yaml.safe_load(config.read_text())["model"]["init_args"]["student"]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--student", type=nn.Module)
-    student = parser.instantiate_classes(parser.parse_object({"student": arguments})).student
+    student = parser.instantiate(parser.parse_object({"student": arguments})).student
     card = load_card(student_file)
     if checkpoint != student_file:
         card |= {"which": str(checkpoint), "results": {}}

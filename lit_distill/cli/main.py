@@ -1,5 +1,6 @@
 """``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with this library's defaults."""
 
+import logging
 import os
 import sys
 import warnings
@@ -23,7 +24,7 @@ import lit_distill.losses
 import lit_distill.models
 import lit_distill.supervised
 from lit_distill import __version__
-from lit_distill.callbacks import Curves, ExampleImages, ProgressBar, StudentFile
+from lit_distill.callbacks import Curves, DistillProgressBar, ExampleImages, StudentFile
 from lit_distill.cli import TOOLS
 from lit_distill.cli.messages import one_line
 from lit_distill.core.module import DistillModule
@@ -84,6 +85,8 @@ def quiet() -> None:
     # LightningCLI 2.6 uses names that jsonargparse 5 will drop; our requirement stays below 5.
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning.pytorch.cli")
     warnings.filterwarnings("ignore", message=".*jsonargparse.*", category=DeprecationWarning)
+    # We hand over the arguments that we were given, and LightningCLI wonders why.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
     # The teacher is in eval mode on purpose.
     warnings.filterwarnings("ignore", message="Found .* module.* in eval mode at the start of training")
     # Small sets live in one tensor: worker processes would only slow them down.
@@ -91,6 +94,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+    # Lightning advertises its cloud services on every run.
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "💡" not in record.getMessage())
 
 
 class Parser(LightningArgumentParser):
@@ -123,7 +128,7 @@ class DistillCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults({"checkpoint.monitor": "val/acc", "checkpoint.mode": "max", "checkpoint.save_last": True})
         parser.add_lightning_class_args(StudentFile, "student_file")
-        parser.add_lightning_class_args(ProgressBar, "progress")
+        parser.add_lightning_class_args(DistillProgressBar, "progress")
         parser.add_lightning_class_args(Curves, "curves")
         parser.add_lightning_class_args(ExampleImages, "images")
         parser.add_class_arguments(Baseline, "baseline")
@@ -200,10 +205,20 @@ def short_errors() -> Iterator[None]:
     """Turn the errors that users make into one line; ``LIT_DISTILL_DEBUG=1`` shows where they came from."""
     try:
         yield
-    except (InputError, MisconfigurationException, FileNotFoundError) as error:
-        if os.environ.get("LIT_DISTILL_DEBUG"):
+    except Exception as error:
+        mine = _to_mend(error)
+        if mine is None or os.environ.get("LIT_DISTILL_DEBUG"):
             raise
-        raise InputError(" ".join(str(error).split())) from error
+        raise InputError(" ".join(str(mine).split())) from error
+
+
+def _to_mend(error: BaseException | None) -> BaseException | None:
+    """The user's error in a chain of exceptions: the parser wraps what a constructor raised in its own."""
+    while error is not None:
+        if isinstance(error, InputError | MisconfigurationException | FileNotFoundError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _as_seed(seed: bool | int) -> int:

@@ -1,5 +1,6 @@
 """The root of every LightningModule here."""
 
+import math
 from typing import Any, Literal
 
 import lightning as L
@@ -10,9 +11,10 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lit_distill.core.hparams import objects
-from lit_distill.core.rng import rng_states, set_rng_states
+from lit_distill.core.rng import RNGStates, rng_states, set_rng_states
 from lit_distill.core.strategies import shard, unsharded
 from lit_distill.errors import InputError
 
@@ -42,6 +44,8 @@ class DistillModule(L.LightningModule):
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.scheduler_interval = scheduler_interval
+        self._sharded = False
+        self._rng_states: RNGStates | None = None
         # The CLI hands over its own plain dicts, from which load_from_checkpoint rebuilds the objects.
         ignore = () if _given_hyperparameters.get() else objects(type(self))
         self.save_hyperparameters(logger=False, ignore=ignore)
@@ -65,7 +69,7 @@ class DistillModule(L.LightningModule):
         Raises:
             InputError: When a trainable parameter stays outside every sharded child.
         """
-        if self.device_mesh is None or getattr(self, "_sharded", False):
+        if self.device_mesh is None or self._sharded:
             return
         self._sharded = True  # Lightning calls this hook once for fit and again for test
         for network in self.networks_to_shard():
@@ -90,47 +94,69 @@ class DistillModule(L.LightningModule):
         Data-parallel training averages gradients over ranks as if all had equally many samples; multiplying
         the loss by this makes an unequal last batch count as it does on one process. 1 on a single process.
         """
-        if self._trainer is None or self.trainer.world_size == 1:
+        if (ranks := self._ranks()) == 1:
             return 1.0
         total = torch.tensor(float(rows), device=self.device)
         torch.distributed.all_reduce(total)
-        return rows * self.trainer.world_size / total
+        return rows * ranks / total
 
     def stop_at_nan(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
         """Raise when a loss is not finite, before it reaches the weights or a checkpoint.
 
-        Asking a GPU for a number makes it wait, so there the loss is looked at every 50 steps, and the weights
-        before each checkpoint.
+        All ranks raise together, whichever of them has the loss: one that stopped alone would leave the others
+        waiting. Asking a GPU for a number makes it wait, so there the loss is looked at every 50 steps, and the
+        weights before each checkpoint.
+
+        Args:
+            loss: The weighted sum, a scalar.
+            terms: The unweighted terms by name, for the message.
 
         Raises:
-            InputError: Naming the step and the value of each term.
+            InputError: Naming the step and the value of each term, the mean over ranks.
         """
         if loss.device.type != "cpu" and self.global_step % LOOK_EVERY:
             return
-        if not torch.isfinite(loss):
-            values = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in terms.items())
+        values = torch.stack([loss.detach(), *(value.detach() for value in terms.values())]).float()
+        if (ranks := self._ranks()) > 1:
+            torch.distributed.all_reduce(values)
+        total, *means = (values / ranks).tolist()
+        if not math.isfinite(total):
+            named = ", ".join(f"{name} {mean:.4g}" for name, mean in zip(terms, means, strict=True))
             raise InputError(
-                f"train/loss is {float(loss.detach())} at step {self.global_step} ({values}); lower the learning rate "
-                "or the weight of the term that blew up, or clip gradients (--trainer.gradient_clip_val=1)"
+                f"train/loss is {total} at step {self.global_step} ({named}); lower the learning rate or the weight of "
+                "the term that blew up, or clip gradients (--trainer.gradient_clip_val=1)"
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add every rank's random-number state, and refuse to save weights that are not numbers."""
-        for name, value in self.named_parameters():
-            local = value.to_local() if hasattr(value, "to_local") else value
-            if local.requires_grad and not torch.isfinite(local).all():
-                raise InputError(
-                    f"{name} is not finite at step {self.global_step}, so no checkpoint is written and the previous "
-                    "one stands; lower the learning rate or clip gradients (--trainer.gradient_clip_val=1)"
-                )
+        if broken := self._not_finite():
+            raise InputError(
+                f"{broken} is not finite at step {self.global_step}, so no checkpoint is written and the previous "
+                "one stands; lower the learning rate or clip gradients (--trainer.gradient_clip_val=1)"
+            )
         checkpoint["rng_states"] = rng_states()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember the random-number states until training starts: set-up draws numbers of its own."""
-        self._rng_states = checkpoint.get("rng_states")
+        """Remember the random-number states until training goes on: set-up draws numbers of its own."""
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            self._rng_states = checkpoint.get("rng_states")
 
     def on_train_start(self) -> None:
         """Restore the random-number states of the run that is being resumed."""
-        if (states := getattr(self, "_rng_states", None)) is not None:
-            set_rng_states(states)
+        if self._rng_states is not None:
+            set_rng_states(self._rng_states)
             self._rng_states = None
+
+    def _not_finite(self) -> str | None:
+        """Name of the first trainable parameter that is not finite on some rank; the same answer on all ranks."""
+        trained = {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
+        if not trained:
+            return None
+        parts = [p.to_local() if isinstance(p, DTensor) else p for p in trained.values()]
+        finite = torch.stack([torch.isfinite(part).all() for part in parts]).int()
+        if self._ranks() > 1:
+            torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
+        return next((name for name, fine in zip(trained, finite.tolist(), strict=True) if not fine), None)
+
+    def _ranks(self) -> int:
+        return 1 if self._trainer is None else self.trainer.world_size

@@ -1,5 +1,6 @@
 """Bridges between feature spaces of different size, built from the shapes that a dry run saw."""
 
+import torch
 from torch import Tensor, nn
 
 from lit_distill.errors import InputError
@@ -33,7 +34,9 @@ class Projector(nn.Module):
                 f"two vectors (B, D), not {tuple(student.shape)} and {tuple(teacher.shape)}"
             )
         channel = 1 if student.ndim == 4 else -1
-        self.net = self.layers(student.shape[channel], teacher.shape[channel], student.ndim).to(student.device)
+        dtype = torch.promote_types(student.dtype, torch.get_default_dtype())  # a dry run may be in half precision
+        net = self.layers(student.shape[channel], teacher.shape[channel], student.ndim)
+        self.net = net.to(device=student.device, dtype=dtype)
 
     def layers(self, wide_in: int, wide_out: int, ndim: int) -> nn.Module:
         """The layers from ``wide_in`` to ``wide_out`` channels for activations of ``ndim`` dimensions."""

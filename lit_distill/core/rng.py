@@ -1,40 +1,53 @@
 """Global random-number state in checkpoints, one entry a rank."""
 
-from typing import Any
+import random
+from typing import Any, cast
 
+import numpy as np
 import torch
-from torch import Tensor
 from torch import distributed as dist
 
+RNGStates = list[dict[str, Any]]
 
-def rng_states() -> dict[str, list[Tensor]]:
-    """The generators' states of every rank, in rank order: ``{"cpu": [...], "cuda": [...]}``.
+
+def rng_states() -> RNGStates:
+    """The states of every rank's global generators (Python, NumPy, torch, this rank's CUDA device), in rank order.
 
     A collective call: every rank must make it. Dropout and stochastic depth draw from these generators, so a
-    resumed run repeats an uninterrupted one only when they are restored.
+    resumed run repeats an uninterrupted one only when they are restored. Tensors and plain values, which load with
+    ``weights_only``.
     """
-    states = {"cpu": _every_rank(torch.get_rng_state())}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        states["cuda"] = _every_rank(torch.cuda.get_rng_state())
+    name, words, *rest = cast(tuple[Any, ...], np.random.get_state())
+    own: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(words.astype(np.int64)), *rest),
+        "cpu": torch.get_rng_state(),
+    }
+    if torch.cuda.is_initialized():
+        own["cuda"] = torch.cuda.get_rng_state()
+    if not _several():
+        return [own]
+    states: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(states, own)
     return states
 
 
-def set_rng_states(states: dict[str, list[Tensor]]) -> None:
-    """Restore this rank's entry of :func:`rng_states`; another number of ranks keeps its own states."""
+def set_rng_states(states: RNGStates) -> None:
+    """Restore this rank's entry of :func:`rng_states`; another number of ranks keeps its own states.
+
+    Args:
+        states: What :func:`rng_states` gave, perhaps read back from a checkpoint.
+    """
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if _several() else (0, 1)
-    if len(states["cpu"]) != ranks:
+    if len(states) != ranks:
         return
-    torch.set_rng_state(states["cpu"][rank].cpu())
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"][rank].cpu())
-
-
-def _every_rank(state: Tensor) -> list[Tensor]:
-    if not _several():
-        return [state]
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, state)
-    return gathered
+    own = states[rank]
+    random.setstate(own["python"])
+    name, words, *rest = own["numpy"]
+    np.random.set_state((name, words.cpu().numpy(), *rest))
+    torch.set_rng_state(own["cpu"].cpu())
+    if "cuda" in own and torch.cuda.is_available():
+        torch.cuda.set_rng_state(own["cuda"].cpu())
 
 
 def _several() -> bool:

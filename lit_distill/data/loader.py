@@ -47,11 +47,11 @@ class ResumableLoader:
             sampler=sampler,
             num_workers=num_workers,
             pin_memory=pin_memory,
-            persistent_workers=num_workers > 0,
             generator=torch.Generator(),  # it seeds workers from this; from the global generator otherwise
         )
         self._epoch = 0
-        self._loaded: int | None = None
+        self._loaded = 0
+        self._fresh = True
         self._resumed: dict[str, int] | None = None
 
     def __len__(self) -> int:
@@ -60,7 +60,12 @@ class ResumableLoader:
     def __iter__(self) -> Iterator[Any]:
         # A generator, so that nothing happens before the first batch is asked for: Lightning calls iter() before
         # it tells the sampler the epoch, and workers would fetch the wrong one's batches ahead.
+        if (trainer := self._trained_by()) is not None:
+            # after a run limited by max_steps is resumed from the end of an epoch, Lightning tells the sampler
+            # one too many
+            self.sampler.set_epoch(trainer.current_epoch)
         self._epoch, self._loaded = self.sampler.epoch, self._start()
+        self._fresh = False
         self.sampler.start = self._loaded
         for batch in self._batches:
             if isinstance(batch, InputError):
@@ -72,9 +77,10 @@ class ResumableLoader:
         """The epoch and how many of its batches have been trained on."""
         if self._resumed is not None:
             return self._resumed
-        loaded, trained = self._loaded or 0, self._trained()
-        # a step that is stopped half-way has loaded a batch that is still to be trained on
-        batches = loaded if trained is None else min(loaded, trained)
+        batches = self._loaded
+        if (trainer := self._trained_by()) is not None:
+            # a step that is stopped half-way has loaded a batch that is still to be trained on
+            batches = min(batches, _batches_trained(trainer))
         return {"epoch": self._epoch, "batches": batches, "global_batch": self.sampler.global_batch}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
@@ -87,7 +93,8 @@ class ResumableLoader:
         if state is None:
             # Lightning does not hand the state over when something (a schedule that asks for the number of steps,
             # say) had the loader made before the checkpoint was read; the trainer's own count is restored by now
-            return (self._trained() or 0) if self._loaded is None else 0
+            trainer = self._trained_by()
+            return _batches_trained(trainer) if self._fresh and trainer is not None else 0
         if state["epoch"] != self.sampler.epoch or state["batches"] == 0:
             return 0
         if state["global_batch"] != self.sampler.global_batch:
@@ -97,11 +104,13 @@ class ResumableLoader:
             )
         return state["batches"]
 
-    def _trained(self) -> int | None:
-        """How many batches of the epoch are trained on, if a trainer trains on this very loader."""
-        if self._trainer is None or self._trainer.train_dataloader is not self:
-            return None
-        return self._trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
+    def _trained_by(self) -> Trainer | None:
+        """The trainer, if it trains on this very loader."""
+        return self._trainer if self._trainer is not None and self._trainer.train_dataloader is self else None
+
+
+def _batches_trained(trainer: Trainer) -> int:
+    return trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
 
 
 class _Guarded(Dataset[Any]):

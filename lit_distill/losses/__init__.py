@@ -16,13 +16,14 @@ from lit_distill.losses.divergences import (
     SkewReverseKL,
 )
 from lit_distill.losses.feature import FitNet
-from lit_distill.losses.logit import KD, DivergenceKD, LogitMSE
+from lit_distill.losses.logit import KD, RLD, DivergenceKD, LogitMSE
 from lit_distill.losses.relational import RKD
 
 __all__ = [
     "JSD",
     "KD",
     "RKD",
+    "RLD",
     "TVD",
     "AdaptiveKL",
     "AlphaBeta",

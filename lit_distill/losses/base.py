@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lit_distill.core.outputs import Outputs
+from lit_distill.errors import InputError
 
 
 class DistillLoss(nn.Module):
@@ -79,9 +80,14 @@ class FeatureLoss(DistillLoss):
         layers: Student module path to teacher module path.
         weight: Factor of this term in the total.
         teacher: Name of the ensemble member this term listens to; default: the teacher as a whole.
+
+    Raises:
+        InputError: When no layers are given.
     """
 
     def __init__(self, layers: dict[str, str], weight: float = 1.0, teacher: str | None = None) -> None:
+        if not layers:
+            raise InputError(f"layers: {type(self).__name__} got none; accepted are {{student path: teacher path}}")
         super().__init__(weight=weight, layers=layers, teacher=teacher)
 
     def pairs(self, student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
