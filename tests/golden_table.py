@@ -20,8 +20,19 @@ from lit_distill.core.outputs import Outputs
 from lit_distill.losses import RKD
 from lit_distill.losses import divergences as d
 from lit_distill.losses.feature.fitnet import ConvRegressor, fitnet
+from lit_distill.losses.logit.bkd import bkd
+from lit_distill.losses.logit.dist import dist
+from lit_distill.losses.logit.dkd import dkd, dkd_rows
+from lit_distill.losses.logit.dtkd import dtkd
 from lit_distill.losses.logit.kd import kd
+from lit_distill.losses.logit.luminet import luminet
+from lit_distill.losses.logit.nkd import nkd, nkd_rows
+from lit_distill.losses.logit.pld import pld, ranking
 from lit_distill.losses.logit.rld import rld
+from lit_distill.losses.logit.skd import SKD, skd_direction
+from lit_distill.losses.logit.tfkd import tfkd_reg, tfkd_self
+from lit_distill.losses.logit.ttm import ttm, wttm
+from lit_distill.losses.logit.wsld import wsld
 from lit_distill.losses.relational.rkd import rkd_angle, rkd_distance
 
 HERE = Path(__file__).parent / "golden"
@@ -192,6 +203,58 @@ def logits(function: Callable[..., Tensor], **names: str) -> Adapter:
     return adapter
 
 
+def logit_skd(case: Case) -> dict[str, Tensor]:
+    given = case.hyperparameters
+    loss = SKD(temperature=given["T"], tikhonov=given["tikhonov"], direction_weight=given["direction_weight"])
+    student, teacher = case.inputs["logits_s"], case.inputs["logits_t"]
+    return {
+        "loss": loss(Outputs(student), Outputs(teacher), torch.empty(0)),
+        "direction": skd_direction(student, teacher, given["tikhonov"]),
+    }
+
+
+def logit_dkd(case: Case) -> dict[str, Tensor]:
+    x = case.inputs
+    label, rest = dkd_rows(x["logits_s"], x["logits_t"], x["target"], case.hyperparameters["T"])
+    loss = logits(dkd, alpha="alpha", beta="beta", temperature="T")(case)
+    return {**loss, "tckd": label.mean(), "nckd": rest.mean()}
+
+
+def logit_nkd(case: Case) -> dict[str, Tensor]:
+    x = case.inputs
+    label, _ = nkd_rows(x["logits_s"], x["logits_t"], x["target"], case.hyperparameters["T"])
+    return {**logits(nkd, gamma="gamma", temperature="T")(case), "target_term": label.mean()}
+
+
+def logit_dist(case: Case) -> dict[str, Tensor]:
+    both = case.inputs["logits_s"], case.inputs["logits_t"]
+    tau = case.hyperparameters["tau"]
+    parts = {"inter": dist(*both, 1, 0, temperature=tau), "intra": dist(*both, 0, 1, temperature=tau)}
+    return {**logits(dist, beta="beta", gamma="gamma", temperature="tau")(case), **parts}
+
+
+def logit_dtkd(case: Case) -> dict[str, Tensor]:
+    given = case.hyperparameters
+    return {"loss": dtkd(case.inputs["logits_s"], case.inputs["logits_t"], given["alpha"], given["beta"], given["T"])}
+
+
+def logit_pld(case: Case) -> dict[str, Tensor]:
+    order = ranking(case.inputs["logits_t"], case.inputs["target"])
+    return {**logits(pld, temperature="T_teacher")(case), "permutation": order}
+
+
+def logit_tfkd(case: Case) -> dict[str, Tensor]:
+    """The golden loss includes the cross entropy, which is a term of its own here."""
+    given, student, target = case.hyperparameters, case.inputs["logits_s"], case.inputs["target"]
+    mode = "paper" if case.mode == "paper" else "code"
+    if "logits_t" in case.inputs:
+        term = tfkd_self(student, case.inputs["logits_t"], given["T"], mode)
+    else:
+        term = tfkd_reg(student, target, given["a"], given["T"], mode)
+    label = torch.nn.functional.cross_entropy(student, target)
+    return {"loss": (1 - given["alpha"]) * label + given["alpha"] * given["multiplier"] * term}
+
+
 def with_weights(module: nn.Module, case: Case, *args: Tensor) -> Tensor:
     """Run a module with the case's parameters in place of its own."""
     return torch.func.functional_call(module.double(), case.weights(), args)
@@ -217,8 +280,22 @@ def embeddings(function: Callable[[Tensor, Tensor], Tensor]) -> Adapter:
 
 TABLE: dict[str, Adapter] = {
     "feature/fitnet": feature_fitnet,
+    "logit/bkd": logits(bkd),
+    "logit/dist": logit_dist,
+    "logit/dkd": logit_dkd,
+    "logit/dtkd": logit_dtkd,
     "logit/kd": logits(kd, temperature="T"),
+    "logit/luminet": logits(luminet, alpha="alpha", temperature="T"),
+    "logit/nkd": logit_nkd,
+    "logit/pld": logit_pld,
     "logit/rld": logits(rld, alpha="alpha", beta="beta", temperature="T", confidence_temperature="alpha_T"),
+    "logit/skd": logit_skd,
+    "logit/tfkd_reg_code": logit_tfkd,
+    "logit/tfkd_reg_paper": logit_tfkd,
+    "logit/tfkd_self_code": logit_tfkd,
+    "logit/ttm": logits(ttm, gamma="gamma"),
+    "logit/wsld": logits(wsld, alpha="alpha", temperature="T"),
+    "logit/wttm": logits(wttm, gamma="gamma"),
     "relational/rkd": relational_rkd,
     "relational/rkd_angle": embeddings(rkd_angle),
     "relational/rkd_distance": embeddings(rkd_distance),

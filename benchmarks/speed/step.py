@@ -1,18 +1,16 @@
-"""What one training step of knowledge distillation costs: a bare PyTorch loop, lit_distill, torchdistill.
+"""What a training step of knowledge distillation costs: a bare PyTorch loop, lit_distill and torchdistill.
 
 All train the same student from the same teacher on the same batches in memory, in one process and in turns, so that
-whatever else the machine does hits all alike; that they do the same work is checked on their losses first.
+whatever else the machine does hits all alike. That they do the same work is checked on their losses first.
 
     python benchmarks/speed/step.py --threads 1
 
-Writes benchmarks/speed/results.md. torchdistill is left out where it is not installed; see benchmarks/README.md.
+writes benchmarks/speed/results.md. torchdistill is left out where it is not installed: see benchmarks/README.md.
 """
 
 import argparse
-import copy
 import logging
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,6 +19,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import NamedTuple
 
 import lightning as L
 import timm
@@ -35,64 +34,67 @@ from lit_distill.callbacks.performance import ChannelsLast
 from lit_distill.losses import KD, CrossEntropy
 from lit_distill.models import resnet8x4, resnet32x4
 
+CLASSES = 100
 TEMPERATURE, KD_WEIGHT, CE_WEIGHT = 4.0, 0.9, 0.1
 SGD = {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
-SKIP = 2  # steps at the start of every round that no clock sees: they allocate the optimizer's state
-TOLERANCE = 1e-5
+TOLERANCE = 1e-5  # of the losses of two loops after the same steps, relative
 
-# Name: student, teacher, batch size, side of the image.
-PAIRS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], int, int]] = {
-    "cifar": (resnet8x4, resnet32x4, 64, 32),
-    "timm": (
-        lambda: timm.create_model("resnet18", num_classes=100),
-        lambda: timm.create_model("resnet34", num_classes=100),
+
+class Pair(NamedTuple):
+    title: str
+    student: Callable[[], nn.Module]
+    teacher: Callable[[], nn.Module]
+    batch: int
+    side: int
+    repeat: int = 1  # times --steps: a round must last long enough to be timed
+
+    def networks(self) -> tuple[nn.Module, nn.Module]:
+        torch.manual_seed(0)
+        return self.student(), self.teacher().eval().requires_grad_(False)
+
+
+def perceptron(width: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, width), nn.ReLU(), nn.Linear(width, CLASSES))
+
+
+PAIRS = {
+    "cifar": Pair("ResNet-8x4 from ResNet-32x4, 32x32, batch 64", resnet8x4, resnet32x4, 64, 32),
+    "timm": Pair(
+        "timm resnet18 from resnet34, 224x224, batch 8",
+        lambda: timm.create_model("resnet18", num_classes=CLASSES),
+        lambda: timm.create_model("resnet34", num_classes=CLASSES),
         8,
         224,
     ),
-}
-TITLES = {
-    "cifar": "ResNet-8x4 from ResNet-32x4, 32x32, batch 64",
-    "timm": "timm resnet18 from resnet34, 224x224, batch 8",
+    "tiny": Pair("Two linear layers: the fixed cost", lambda: perceptron(16), lambda: perceptron(32), 16, 8, 100),
 }
 
 
 class Batches(Dataset):
-    """Batches in memory; the clock is read when batch ``SKIP`` is taken and when the last one is."""
+    """Batches in memory. The clock is read when the second is taken and when the last one is."""
 
-    def __init__(self, pair: str, steps: int, args: argparse.Namespace) -> None:
+    def __init__(self, pair: Pair, steps: int, args: argparse.Namespace) -> None:
         generator = torch.Generator().manual_seed(1)
-        _, _, size, side = PAIRS[pair]
-        shape = (size, 3, side, side)
-        self.device = torch.device(args.device)
-        self.batches = [
-            tuple(
-                t.to(self.device)
-                for t in (
-                    torch.randn(shape, generator=generator),
-                    torch.randint(100, (size,), generator=generator),
-                )
-            )
-            for _ in range(SKIP + steps + 1)
-        ]
+        self.batches: list[tuple[Tensor, Tensor]] = []
+        for _ in range(steps + 2):
+            x = torch.randn(pair.batch, 3, pair.side, pair.side, generator=generator)
+            y = torch.randint(CLASSES, (pair.batch,), generator=generator)
+            self.batches.append((x.to(args.device), y.to(args.device)))
         self.clock = time.process_time if args.clock == "cpu" else time.perf_counter
+        self.cuda = args.device == "cuda"
         self.steps = steps
-        self.started = self.per_step = 0.0
+        self.read = self.step_ms = 0.0
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, i: int) -> tuple[Tensor, ...]:
-        if i in (SKIP, len(self) - 1):
-            if self.device.type == "cuda":
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        if i in (1, len(self) - 1):  # the first step allocates the optimizer's state and is not timed
+            if self.cuda:
                 torch.cuda.synchronize()
             now = self.clock()
-            self.per_step, self.started = (now - self.started) / self.steps, now
+            self.step_ms, self.read = 1000 * (now - self.read) / self.steps, now
         return self.batches[i]
-
-
-def networks(pair: str) -> tuple[nn.Module, nn.Module]:
-    torch.manual_seed(0)
-    return PAIRS[pair][0](), PAIRS[pair][1]().eval().requires_grad_(False)
 
 
 def autocast(args: argparse.Namespace) -> AbstractContextManager[None]:
@@ -100,16 +102,16 @@ def autocast(args: argparse.Namespace) -> AbstractContextManager[None]:
 
 
 class Bare:
-    """The loop that one would write without any library."""
+    """The loop that one would write without a library."""
 
     name = "bare PyTorch loop"
 
-    def __init__(self, pair: str, args: argparse.Namespace) -> None:
+    def __init__(self, pair: Pair, args: argparse.Namespace) -> None:
         self.args = args
-        self.student, self.teacher = (network.to(args.device) for network in networks(pair))
-        if args.channels_last:
-            self.student.to(memory_format=torch.channels_last)
-            self.teacher.to(memory_format=torch.channels_last)
+        layout = torch.channels_last if args.channels_last else torch.preserve_format
+        student, teacher = pair.networks()
+        self.student = student.to(args.device, memory_format=layout)
+        self.teacher = teacher.to(args.device, memory_format=layout)
 
     def run(self, data: Batches) -> float:
         optimizer = torch.optim.SGD(self.student.parameters(), **SGD)
@@ -131,82 +133,68 @@ class Bare:
 
 
 class Ours:
-    """Distiller in Lightning's Trainer; logger, progress bar and checkpoints are off, metrics are on."""
+    """Distiller in Lightning's Trainer: it logs the loss, its terms and the accuracy at every step."""
 
     name = "lit_distill"
 
-    def __init__(self, pair: str, args: argparse.Namespace) -> None:
-        self.args = args
-        student, teacher = networks(pair)
+    def __init__(self, pair: Pair, args: argparse.Namespace) -> None:
+        student, teacher = pair.networks()
         self.module = Distiller(
             student=student,
             teacher=teacher,
             losses={"kd": KD(weight=KD_WEIGHT, temperature=TEMPERATURE), "ce": CrossEntropy(weight=CE_WEIGHT)},
             optimizer=lambda parameters: torch.optim.SGD(parameters, **SGD),
-            input_shape=(3, PAIRS[pair][3], PAIRS[pair][3]),
+            input_shape=(3, pair.side, pair.side),
         )
+        self.settings = {
+            "accelerator": "gpu" if args.device == "cuda" else "cpu",
+            "precision": args.precision,
+            "callbacks": [ChannelsLast()] if args.channels_last else [],
+        }
 
     def run(self, data: Batches) -> float:
-        trainer = L.Trainer(
-            accelerator="gpu" if self.args.device == "cuda" else "cpu",
-            devices=1,
-            precision=self.args.precision,
-            max_epochs=1,
-            callbacks=[ChannelsLast()] if self.args.channels_last else [],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+        trainer = L.Trainer(max_epochs=1, devices=1, **self.settings, **off)
         trainer.fit(self.module, DataLoader(data, batch_size=None))
         return trainer.callback_metrics["train/loss"].item()
 
 
 class OursTuned(Ours):
-    """The same with what configs/trainer/cpu.yaml sets."""
+    """The same with the settings of configs/trainer/cpu.yaml."""
 
-    name = "lit_distill, bf16-mixed + channels-last"
+    name = "lit_distill, bf16-mixed and channels-last"
 
-    def __init__(self, pair: str, args: argparse.Namespace) -> None:
-        super().__init__(pair, argparse.Namespace(**{**vars(args), "precision": "bf16-mixed", "channels_last": True}))
+    def __init__(self, pair: Pair, args: argparse.Namespace) -> None:
+        super().__init__(pair, argparse.Namespace(device=args.device, precision="bf16-mixed", channels_last=True))
 
 
-class Torchdistill:
-    """DistillationBox driven as by torchdistill's own example for image classification."""
+class Torchdistill(Bare):
+    """A DistillationBox driven as in torchdistill's own example of image classification.
+
+    That library leaves the mode of the teacher to its user; here it is in eval mode, as for the others.
+    """
 
     name = "torchdistill"
-
-    def __init__(self, pair: str, args: argparse.Namespace) -> None:
-        self.args = args
-        # The library leaves the teacher's mode to its user, so it comes in eval mode: without that its BatchNorm
-        # would see batch statistics, and do more work.
-        self.student, self.teacher = networks(pair)
-        if args.channels_last:
-            self.student.to(memory_format=torch.channels_last)
-            self.teacher.to(memory_format=torch.channels_last)
 
     def run(self, data: Batches) -> float:
         from torchdistill.core.distillation import get_distillation_box
         from torchdistill.misc.log import MetricLogger, SmoothedValue
 
-        device = torch.device(self.args.device)
-        logits = {f"{who}_module_{key}": value for who in ("student", "teacher") for key, value in IO.items()}
+        logits = {
+            f"{who}_module_{key}": at for who in ("student", "teacher") for key, at in (("path", "."), ("io", "output"))
+        }
         kd = {**logits, "temperature": TEMPERATURE, "alpha": CE_WEIGHT, "beta": KD_WEIGHT}
+        terms = {"kd": {"criterion": {"key": "KDLoss", "kwargs": kd}, "weight": 1.0}}
+        sampler = {"class_or_func": SequentialSampler, "kwargs": None}
         config = {
             "num_epochs": 1,
-            "train_data_loader": {
-                "dataset_id": "train",
-                "sampler": {"class_or_func": SequentialSampler, "kwargs": None},
-                "kwargs": {"batch_size": None},
-            },
+            "train_data_loader": {"dataset_id": "train", "sampler": sampler, "kwargs": {"batch_size": None}},
             "teacher": {"forward_proc": "forward_batch_only", "requires_grad": False},
             "student": {"forward_proc": "forward_batch_only", "requires_grad": True},
             "optimizer": {"key": "SGD", "kwargs": dict(SGD)},
-            "criterion": {
-                "key": "WeightedSumLoss",
-                "kwargs": {"sub_terms": {"kd": {"criterion": {"key": "KDLoss", "kwargs": kd}, "weight": 1.0}}},
-            },
+            "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": terms}},
         }
+        device = torch.device(self.args.device)
         box = get_distillation_box(self.teacher, self.student, {"train": data}, config, device, None, False, 1)
         box.pre_epoch_process(epoch=0)
         metrics = MetricLogger(delimiter="  ")
@@ -214,104 +202,112 @@ class Torchdistill:
         metrics.add_meter("img/s", SmoothedValue(window_size=10, fmt="{value}"))
         for x, y, supplement in metrics.log_every(box.train_data_loader, 100, "Epoch: [0]"):
             start = time.time()
-            x, y = x.to(device), y.to(device)
             with autocast(self.args):
-                loss = box.forward_process(x, y, supplement)
+                loss = box.forward_process(x.to(device), y.to(device), supplement)
             box.post_forward_process(loss=loss)
             metrics.update(loss=loss.item(), lr=box.optimizer.param_groups[0]["lr"])
             metrics.meters["img/s"].update(len(x) / (time.time() - start))
-        box.post_epoch_process()
         return loss.item()
 
 
-IO = {"path": ".", "io": "output"}
-CONTENDERS = {"bare": Bare, "ours": Ours, "torchdistill": Torchdistill, "tuned": OursTuned}
+CONTENDERS: dict[str, type] = {"bare": Bare, "ours": Ours, "torchdistill": Torchdistill, "tuned": OursTuned}
 
 
-def contenders(args: argparse.Namespace) -> dict[str, type]:
-    chosen = dict(CONTENDERS)
+def contenders(args: argparse.Namespace) -> list[str]:
+    keys = list(CONTENDERS)
     try:
         import torchdistill.losses  # noqa: F401
     except ImportError as error:
         print(f"torchdistill is left out: {error}", file=sys.stderr)
-        del chosen["torchdistill"]
+        keys.remove("torchdistill")
     if args.precision != "32-true" or args.channels_last:
-        del chosen["tuned"]
-    return chosen
+        keys.remove("tuned")
+    return keys
 
 
-def memory(key: str, pair: str, args: argparse.Namespace) -> float:
-    """MiB that training adds to what a fresh process of this contender holds at its peak."""
-    command = [sys.executable, __file__, "--memory", key, "--pairs", pair, "--threads", str(args.threads)]
-    command += ["--precision", args.precision, "--device", args.device] + ["--channels-last"] * args.channels_last
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
-
-
-def measure_memory(args: argparse.Namespace) -> None:
-    contender, data = CONTENDERS[args.memory](args.pairs, args), Batches(args.pairs, 2, args)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    contender.run(data)
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    print(torch.cuda.max_memory_allocated() / 2**20 if args.device == "cuda" else grown)
-
-
-def compare(pair: str, args: argparse.Namespace) -> list[str]:
-    """One table: every contender in turn, again and again, each round beginning with another one."""
-    data = Batches(pair, args.steps, args)
-    field = {key: make(pair, args) for key, make in contenders(args).items()}
-    losses = {key: contender.run(data) for key, contender in field.items()}  # warm-up, and proof of equal work
-    for key, loss in losses.items():
-        print(f"{pair}: {field[key].name}: loss {loss:.8f} after {len(data)} steps", file=sys.stderr)
-        if key != "tuned" and args.precision == "32-true" and abs(loss / losses["bare"] - 1) > TOLERANCE:
-            raise SystemExit(f"{pair}: {field[key].name} does other work than the bare loop: losses {losses}")
+def compare(name: str, args: argparse.Namespace) -> list[str]:
+    """One table: every contender in turn, again and again; each round begins with another one."""
+    pair = PAIRS[name]
+    data = Batches(pair, args.steps * pair.repeat, args)
+    field = {key: CONTENDERS[key](pair, args) for key in contenders(args)}
+    losses = {key: contender.run(data) for key, contender in field.items()}
+    print(f"{name}: losses after {len(data)} steps: {losses}", file=sys.stderr)
+    if args.precision == "32-true":
+        for key, loss in losses.items():
+            if key != "tuned" and abs(loss / losses["bare"] - 1) > TOLERANCE:
+                raise SystemExit(f"{name}: {key} does other work than the bare loop")
     times: dict[str, list[float]] = {key: [] for key in field}
     keys = list(field)
     for i in range(args.rounds):
         for key in keys[i % len(keys) :] + keys[: i % len(keys)]:
             field[key].run(data)
-            times[key].append(1000 * data.per_step)
-    rows = ["| | ms a step: median (quartiles) | over the bare loop: median (quartiles) | peak memory, MiB |"]
-    rows += ["|---|---|---|---|"]
+            times[key].append(data.step_ms)
+    rows = ["| | ms a step | times the bare loop | memory of training, MiB |", "|---|---|---|---|"]
     for key, values in times.items():
         ratios = [value / bare for value, bare in zip(values, times["bare"], strict=True)]
-        used = f"{memory(key, pair, args):.0f}"
-        rows.append(f"| {field[key].name} | {spread(values, 1)} | {spread(ratios, 3)} | {used} |")
+        extra = statistics.median(value - bare for value, bare in zip(values, times["bare"], strict=True))
+        more = f" ({extra:+.2f} ms)" if pair.repeat > 1 else ""
+        rows.append(
+            f"| {field[key].name} | {spread(values, 2)} | {spread(ratios, 3)}{more} | {memory(key, name, args)} |"
+        )
         print(rows[-1], file=sys.stderr)
-    return [f"## {TITLES[pair]}", "", *rows, ""]
+    return [f"## {pair.title}", "", *rows, ""]
 
 
 def spread(values: list[float], digits: int) -> str:
     low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    return f"{middle:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def memory(key: str, name: str, args: argparse.Namespace) -> str:
+    """What training adds to a process of its own, at its peak."""
+    command = [sys.executable, __file__, "--memory-of", key, "--pairs", name, "--threads", str(args.threads)]
+    command += ["--precision", args.precision, "--device", args.device] + ["--channels-last"] * args.channels_last
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1]
+
+
+def print_memory(args: argparse.Namespace) -> None:
+    pair = PAIRS[args.pairs]
+    contender, data = CONTENDERS[args.memory_of](pair, args), Batches(pair, 1, args)
+    status = Path("/proc/self/status")
+    before = status.read_text() if status.exists() else ""
+    contender.run(data)
+    if args.device == "cuda":
+        print(f"{torch.cuda.max_memory_allocated() / 2**20:.0f}")
+    elif before:
+        held, peak = before.split("VmRSS:")[1].split()[0], status.read_text().split("VmHWM:")[1].split()[0]
+        print(f"{(int(peak) - int(held)) / 1024:.0f}")
+    else:
+        print("unknown")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", default="cifar,timm", help="which of cifar, timm; comma-separated")
-    parser.add_argument("--steps", type=int, default=8, help="timed steps a round")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch")
+    parser.add_argument("--pairs", default=",".join(PAIRS), help="comma-separated; default: %(default)s")
+    parser.add_argument("--steps", type=int, default=4, help="timed steps a round; default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=12, help="default: %(default)s")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--precision", choices=["32-true", "bf16-mixed"], default="32-true", help="of every row")
     parser.add_argument("--channels-last", action="store_true", help="in every row")
-    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: blind to other programs' load")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: blind to other programs")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.md"))
-    parser.add_argument("--memory", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", choices=CONTENDERS, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.clock == "cpu" and (args.threads, args.device) != (1, "cpu"):
+        parser.error("--clock cpu adds the time of all threads up; it takes --threads 1 and --device cpu")
     torch.set_num_threads(args.threads)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    if args.memory:
-        return measure_memory(args)
-    machine = f"{os.cpu_count()} CPU cores" if args.device == "cpu" else "1 GPU"
-    setting = f"{args.precision}{', channels-last' * args.channels_last}, {args.threads} threads, {machine}"
-    versions = (
-        f"torch {torch.__version__.split('+')[0]}, lightning {L.__version__}, lit_distill {lit_distill.__version__}"
-    )
-    lines = ["# One training step of knowledge distillation", "", f"{setting}; {versions}; {args.clock} time.", ""]
-    lines += [f"{args.rounds} rounds of {args.steps} steps each, in turns; by `benchmarks/speed/step.py`.", ""]
-    for pair in args.pairs.split(","):
-        lines += compare(pair, args)
+    if args.memory_of:
+        return print_memory(args)
+    versions = [f"{module.__name__} {module.__version__.split('+')[0]}" for module in (torch, L, timm, lit_distill)]
+    machine = [f"{os.cpu_count()} CPU cores, {args.threads} used", *["1 GPU"] * (args.device == "cuda")]
+    setting = [args.precision, *["channels-last"] * args.channels_last, f"{args.clock} time"]
+    lines = ["# A training step of knowledge distillation", "", ", ".join([*machine, *versions, *setting]) + ".", ""]
+    lines += [f"Medians [quartiles] of {args.rounds} rounds in turns, by `benchmarks/speed/step.py`.", ""]
+    for name in args.pairs.split(","):
+        lines += compare(name, args)
     args.out.write_text("\n".join(lines))
     print("\n".join(lines))
     return None

@@ -161,7 +161,7 @@ class StudentEMA(L.Callback):
         assert self._average is not None
         live = _tensors(student)
         follow = get_ema_multi_avg_fn(decay)
-        averaged = [name for name, value in live.items() ]
+        averaged = [name for name, value in live.items() if value.is_floating_point() or value.is_complex()]
         for sharded in (True, False):  # one fused operation does not take both kinds
             names = [name for name in averaged if isinstance(live[name], DTensor) == sharded]
             if names:

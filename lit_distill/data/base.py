@@ -45,7 +45,7 @@ class ImageData(LightningDataModule, ABC):
         augment: Whether to augment training images.
         mix: Mixes training images and their labels.
         num_workers: Processes that load batches; 0 loads in the main process.
-        limit: Train on this many samples only, with the class proportions of all. Default: all.
+        limit: Train on at most this many samples, with the class proportions of all. Default: all.
 
     Raises:
         InputError: When an argument is outside its range.
@@ -69,7 +69,7 @@ class ImageData(LightningDataModule, ABC):
         limit: int | None = None,
     ) -> None:
         super().__init__()
-        self.batch_size = _at_least(1, batch_size, "batch_size")
+        self.batch_size = at_least(1, batch_size, "batch_size")
         if not 0 < val_fraction <= 0.5:
             raise InputError(f"val_fraction: {val_fraction} is not in (0, 0.5]")
         self.val_fraction = val_fraction
@@ -78,8 +78,8 @@ class ImageData(LightningDataModule, ABC):
         self.index = index
         self.augment = augment
         self.mix = mix
-        self.num_workers = _at_least(0, num_workers, "num_workers")
-        self.limit = limit if limit is None else _at_least(1, limit, "limit")
+        self.num_workers = at_least(0, num_workers, "num_workers")
+        self.limit = limit if limit is None else at_least(1, limit, "limit")
         self.parts: dict[str, Part] = {}
 
     @abstractmethod
@@ -170,7 +170,12 @@ class ImageData(LightningDataModule, ABC):
         return (x, target, batch.position) if self.index and batch.position is not None else (x, target)
 
 
-def _at_least(least: int, value: int, name: str) -> int:
+def at_least(least: int, value: int, name: str) -> int:
+    """The value, if it is not too small.
+
+    Raises:
+        InputError: When it is; ``name`` is what the message calls it.
+    """
     if value < least:
         raise InputError(f"{name}: {value} is below {least}")
     return value

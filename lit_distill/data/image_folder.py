@@ -13,7 +13,7 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from lit_distill.data.base import ImageData
+from lit_distill.data.base import ImageData, at_least
 from lit_distill.data.counter_rng import Draw, key
 from lit_distill.data.forked_rng import forked_rng
 from lit_distill.data.parts import Images
@@ -111,6 +111,7 @@ class ImageFolder(ImageData):
         **kwargs: Any,
     ) -> None:
         super().__init__(augment=augment, **kwargs)
+        at_least(1, image_size, "image_size")
         for name, share in (("crop_pct", crop_pct), ("min_scale", min_scale)):
             if not 0 < share <= 1:
                 raise InputError(f"{name}: {share} is not in (0, 1]")

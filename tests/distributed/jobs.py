@@ -1,7 +1,6 @@
 """What the processes of these tests do: small trainings on digits."""
 
 import os
-import os
 import signal
 from pathlib import Path
 
@@ -109,7 +108,7 @@ def interrupted(folder, hook, step, ckpt, strategy="auto", ranks=1, resume=None,
     kills = [Kill(hook, step)] if hook else []
     run = trainer(folder, cps, *kills, strategy=strategy, devices=ranks, enable_checkpointing=True, **kwargs)
     run.fit(model, data, ckpt_path=resume)
-    assert run.global_step == 9 // kwargs.get("accumulate_grad_batches", 1) or kwargs
+
     return {"weights": whole(model.student.state_dict()), "lr": run.optimizers[0].param_groups[0]["lr"],  "steps": run.global_step}
 
 

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 from lit_distill import losses
 from lit_distill.losses import DistillLoss, Divergence
 
-BASES = {"DistillLoss", "Divergence", "FeatureLoss", "LogitLoss", "RelationalLoss"}
+BASES = {"DistillLoss", "Divergence", "FeatureLoss", "LogitLoss", "Modifier", "RelationalLoss"}
 METHODS = [getattr(losses, name) for name in losses.__all__ if name not in BASES]
 TERMS = [method for method in METHODS if issubclass(method, DistillLoss)]
 
@@ -31,7 +31,8 @@ def test_every_method_is_a_term_or_a_divergence():
 def test_docstring_says_what_users_ask(method):
     text = inspect.cleandoc(method.__doc__)
     assert re.match(r".+\.\n\nPaper: ", text), "a title sentence, then the paper"
-    assert re.search(r"^Paper: (.+\n    )*.*https://arxiv.org/abs/\d{4}\.\d{4,5}[;\n]", text, re.M)
+    link = r"https://(arxiv\.org/abs/\d{4}\.\d{4,5}|openaccess\.thecvf\.com/content/\S+)"
+    assert re.search(rf"^Paper: (.+\n    )*.*{link}[;\n]", text, re.M)
     assert re.search(r"^Code: ``[\w.-]+/[\w.-]+:[\w./-]+``", text, re.M)
     for section in ("Shape:\n", "Raises:\n", "Traps:\n    - ", "Example:\n    >>> ", ".. math:: "):
         assert f"\n{section}" in text, section

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lit_distill.core.outputs import Outputs
-from lit_distill.losses import RKD
+from lit_distill.losses import RKD, SKD
 from lit_distill.losses.gather import gathered
 
 SPLITS = [(0, 3), (3, 8)]  # rows of each rank: unequal numbers
@@ -37,6 +37,17 @@ def relations_of_the_whole_batch(own):
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-7, atol=1e-12)
 
 
+def directions_of_the_whole_batch(own):
+    student, teacher = (torch.randn(8, 5).double() for _ in range(2))
+    student.requires_grad_()
+    expected = SKD()(Outputs(student), Outputs(teacher), torch.empty(0))
+    part = student[own].detach().requires_grad_()
+    value = SKD(gather=True)(Outputs(part), Outputs(teacher[own]), torch.empty(0))
+    torch.testing.assert_close(value, expected)
+    (gradient,), (whole,) = torch.autograd.grad(value, part), torch.autograd.grad(expected, student)
+    torch.testing.assert_close(gradient, 2 * whole[own])  # as large as the sum over both ranks
+
+
 def gradient_is_the_sum_over_the_losses_of_all_ranks(own):
     x = torch.randn(8, 2, 3, dtype=torch.float64)
     weights = torch.randn(2, 8, 2, 3, dtype=torch.float64)  # another loss on each rank
@@ -61,6 +72,7 @@ def main(rank: int, meeting: str) -> None:
     torch.manual_seed(1)
     own = slice(*SPLITS[rank])
     relations_of_the_whole_batch(own)
+    directions_of_the_whole_batch(own)
     gradient_is_the_sum_over_the_losses_of_all_ranks(own)
     a_rank_without_rows()
     dist.destroy_process_group()

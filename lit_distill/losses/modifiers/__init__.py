@@ -1,0 +1,34 @@
+"""Modifiers: each stands around any term on logits, another modifier included, and changes what it is told."""
+
+from lit_distill.losses.modifiers.base import Modifier
+from lit_distill.losses.modifiers.confidence_mask import ConfidenceMask, confidence
+from lit_distill.losses.modifiers.correctness_mask import CorrectnessMask
+from lit_distill.losses.modifiers.ctkd import CTKD, adversarial_temperature
+from lit_distill.losses.modifiers.dts import DTS, dynamic_temperature, loss_gap
+from lit_distill.losses.modifiers.mask import Mask
+from lit_distill.losses.modifiers.noisy_teacher import NoisyTeacher, noisy
+from lit_distill.losses.modifiers.paired_views import PairedViews
+from lit_distill.losses.modifiers.standardised import Standardised, standardised
+from lit_distill.losses.modifiers.temperature import TemperatureModifier
+from lit_distill.losses.modifiers.top_k import TopK, top_k
+
+__all__ = [
+    "CTKD",
+    "DTS",
+    "ConfidenceMask",
+    "CorrectnessMask",
+    "Mask",
+    "Modifier",
+    "NoisyTeacher",
+    "PairedViews",
+    "Standardised",
+    "TemperatureModifier",
+    "TopK",
+    "adversarial_temperature",
+    "confidence",
+    "dynamic_temperature",
+    "loss_gap",
+    "noisy",
+    "standardised",
+    "top_k",
+]
