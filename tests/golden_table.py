@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lit_distill.callbacks import Schedule
 from lit_distill.core.outputs import Outputs
-from lit_distill.losses import RKD
+from lit_distill.losses import DKD, KD, RKD, LogitLoss, Standardised
 from lit_distill.losses import divergences as d
 from lit_distill.losses.feature.fitnet import ConvRegressor, fitnet
 from lit_distill.losses.logit.bkd import bkd
@@ -32,7 +33,11 @@ from lit_distill.losses.logit.rld import rld
 from lit_distill.losses.logit.skd import SKD, skd_direction
 from lit_distill.losses.logit.tfkd import tfkd_reg, tfkd_self
 from lit_distill.losses.logit.ttm import ttm, wttm
+from lit_distill.losses.logit.wkdl import wkdl
 from lit_distill.losses.logit.wsld import wsld
+from lit_distill.losses.modifiers.ctkd import adversarial_temperature
+from lit_distill.losses.modifiers.dts import dynamic_temperature
+from lit_distill.losses.modifiers.standardised import standardised
 from lit_distill.losses.relational.rkd import rkd_angle, rkd_distance
 
 HERE = Path(__file__).parent / "golden"
@@ -255,6 +260,78 @@ def logit_tfkd(case: Case) -> dict[str, Tensor]:
     return {"loss": (1 - given["alpha"]) * label + given["alpha"] * given["multiplier"] * term}
 
 
+def logit_wkdl(case: Case) -> dict[str, Tensor]:
+    given, tensors = case.hyperparameters, [case.inputs[name] for name in ("logits_s", "logits_t", "target", "cost")]
+    sinkhorn = {
+        "temperature": given["T"],
+        "regularisation": given["sinkhorn_lambda"],
+        "iterations": given["sinkhorn_iter"],
+    }
+    return {
+        "loss": wkdl(*tensors, gamma=given["gamma"], **sinkhorn),
+        "target_term": wkdl(*tensors, gamma=0.0, **sinkhorn),
+    }
+
+
+def with_standardised(loss: LogitLoss, case: Case) -> Tensor:
+    student, teacher = Outputs(case.inputs["logits_s"]), Outputs(case.inputs["logits_t"])
+    return Standardised(loss)(student, teacher, case.inputs.get("target", torch.empty(0)))
+
+
+def logit_lskd_kd(case: Case) -> dict[str, Tensor]:
+    given = case.hyperparameters
+    value = given["weight"] * with_standardised(KD(temperature=given["T"]), case)
+    return {"loss": value, "zscore_s": standardised(case.inputs["logits_s"])}
+
+
+def logit_lskd_dkd(case: Case) -> dict[str, Tensor]:
+    given = case.hyperparameters
+    loss = DKD(alpha=given["alpha"], beta=given["beta"], temperature=given["T"])
+    return {"loss": with_standardised(loss, case)}
+
+
+def logit_ctkd(case: Case) -> dict[str, Tensor]:
+    """The curriculum is that of the callback, at the fractions of training that end each epoch."""
+    given = case.hyperparameters
+    epochs = range(1, given["lambda_loops"] + 3)
+    schedule = Schedule(
+        "strength",
+        start=-given["lambda_max"],
+        end=-given["lambda_min"],
+        shape="cosine",
+        until=given["lambda_loops"] / epochs[-1],
+    )
+    strengths = torch.tensor([schedule.at(epoch / epochs[-1]) for epoch in epochs], dtype=torch.float64)
+    strength = strengths[given["epoch"] - 1]
+    temperature = adversarial_temperature(case.weights()["theta"], given["t_start"], given["t_end"], strength)
+    return {
+        "loss": kd(case.inputs["logits_s"], case.inputs["logits_t"], temperature),
+        "temperature": temperature.reshape(1),
+        "lambda": -strength,
+        "lambda_schedule": -strengths,
+    }
+
+
+def logit_dts_scheduler(case: Case) -> dict[str, Tensor]:
+    given = case.hyperparameters
+    temperatures = [torch.tensor(given["T_init"], dtype=torch.float64)]
+    for gap, epoch in zip(case.inputs["loss_gap"], case.inputs["epoch"].tolist(), strict=True):
+        temperatures.append(
+            dynamic_temperature(
+                temperatures[-1],
+                gap,
+                progress=epoch / given["epochs"],
+                initial=given["T_init"],
+                lowest=given["T_min"],
+                highest=given["T_max"],
+                momentum=given["momentum"],
+                curve=given["curve_shape"],
+            )
+        )
+    after = torch.stack(temperatures[1:])
+    return {"loss": after.sum(), "temperature": after}
+
+
 def with_weights(module: nn.Module, case: Case, *args: Tensor) -> Tensor:
     """Run a module with the case's parameters in place of its own."""
     return torch.func.functional_call(module.double(), case.weights(), args)
@@ -281,10 +358,14 @@ def embeddings(function: Callable[[Tensor, Tensor], Tensor]) -> Adapter:
 TABLE: dict[str, Adapter] = {
     "feature/fitnet": feature_fitnet,
     "logit/bkd": logits(bkd),
+    "logit/ctkd": logit_ctkd,
     "logit/dist": logit_dist,
     "logit/dkd": logit_dkd,
     "logit/dtkd": logit_dtkd,
+    "logit/dts_scheduler": logit_dts_scheduler,
     "logit/kd": logits(kd, temperature="T"),
+    "logit/lskd_dkd": logit_lskd_dkd,
+    "logit/lskd_kd": logit_lskd_kd,
     "logit/luminet": logits(luminet, alpha="alpha", temperature="T"),
     "logit/nkd": logit_nkd,
     "logit/pld": logit_pld,
@@ -294,6 +375,7 @@ TABLE: dict[str, Adapter] = {
     "logit/tfkd_reg_paper": logit_tfkd,
     "logit/tfkd_self_code": logit_tfkd,
     "logit/ttm": logits(ttm, gamma="gamma"),
+    "logit/wkd_l": logit_wkdl,
     "logit/wsld": logits(wsld, alpha="alpha", temperature="T"),
     "logit/wttm": logits(wttm, gamma="gamma"),
     "relational/rkd": relational_rkd,

@@ -1,5 +1,6 @@
 """What watches a run and changes it from outside, as Lightning callbacks."""
 
+from lit_distill.callbacks.cka import LayerCKA
 from lit_distill.callbacks.conflict import GradientConflict
 from lit_distill.callbacks.curves import Curves
 from lit_distill.callbacks.ema import StudentEMA
@@ -16,6 +17,7 @@ __all__ = [
     "DistillProgressBar",
     "ExampleImages",
     "GradientConflict",
+    "LayerCKA",
     "Schedule",
     "StudentEMA",
     "StudentFile",

@@ -49,9 +49,8 @@ class ExampleImages(L.Callback):
 def pixels(x: Tensor, trainer: L.Trainer) -> Tensor:
     """Images in [0, 1]: the data module's normalisation undone, or each image stretched where it has none."""
     data = getattr(trainer, "datamodule", None)
-    if hasattr(data, "mean") and hasattr(data, "std"):
-        mean = torch.tensor(data.mean).view(1, -1, 1, 1)
-        std = torch.tensor(data.std).view(1, -1, 1, 1)
-        return (x * std + mean).clamp(0, 1)
+    mean, std = getattr(data, "mean", None), getattr(data, "std", None)
+    if mean is not None and std is not None:
+        return (x * torch.tensor(std).view(1, -1, 1, 1) + torch.tensor(mean).view(1, -1, 1, 1)).clamp(0, 1)
     low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
     return (x - low) / (high - low).clamp(min=1e-6)

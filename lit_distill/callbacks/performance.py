@@ -12,7 +12,7 @@ class ChannelsLast(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Convert every network of the module."""
-        pl_module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        pl_module.to(memory_format=torch.channels_last)
 
 
 class Compile(L.Callback):
@@ -33,6 +33,6 @@ class Compile(L.Callback):
         if self.done:
             return
         self.done = True
-        pl_module.student.compile(mode=self.mode)  # type: ignore[operator, union-attr]
+        pl_module.student.compile(mode=self.mode)  # type: ignore[union-attr]
         if (teacher := getattr(pl_module, "teacher", None)) is not None:
             teacher.module.compile(mode=self.mode)

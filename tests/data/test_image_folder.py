@@ -1,8 +1,12 @@
+import random
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from lit_distill.data import ImageFolder
+from lit_distill.data import GlobalBatchSampler, ImageFolder
 from lit_distill.errors import InputError
 
 SMALL = {"image_size": 16, "batch_size": 5}
@@ -13,10 +17,6 @@ def loader_of(root, fitting=True, processes=None, **kwargs):
     """The training loader, as a fitting trainer gets it."""
     data = ImageFolder(root=str(root), **{**SMALL, **kwargs})
     data.setup("fit")
-    from dataclasses import replace
-
-    from lit_distill.data.sampler import GlobalBatchSampler
-
     return data.loader(replace(data.parts["train"], training=fitting), GlobalBatchSampler)
 
 
@@ -55,10 +55,6 @@ def test_without_augmentation_training_images_are_like_all_others(image_folder):
 
 
 def test_global_generators_are_given_back(image_folder):
-    import random
-
-    import numpy as np
-
     loader = loader_of(image_folder(), **STRONG)
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     for _ in loader:

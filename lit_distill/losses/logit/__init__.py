@@ -14,6 +14,7 @@ from lit_distill.losses.logit.rld import RLD, rld
 from lit_distill.losses.logit.skd import SKD, skd_direction
 from lit_distill.losses.logit.tfkd import TfKDReg, TfKDSelf, tfkd_reg, tfkd_self
 from lit_distill.losses.logit.ttm import TTM, WTTM, ttm, wttm
+from lit_distill.losses.logit.wkdl import WKDL, class_costs, wkdl
 from lit_distill.losses.logit.wsld import WSLD, wsld
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "RLD",
     "SKD",
     "TTM",
+    "WKDL",
     "WSLD",
     "WTTM",
     "DivergenceKD",
@@ -35,6 +37,7 @@ __all__ = [
     "TfKDReg",
     "TfKDSelf",
     "bkd",
+    "class_costs",
     "dist",
     "dkd",
     "dtkd",
@@ -48,6 +51,7 @@ __all__ = [
     "tfkd_reg",
     "tfkd_self",
     "ttm",
+    "wkdl",
     "wsld",
     "wttm",
 ]

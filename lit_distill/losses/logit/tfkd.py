@@ -159,9 +159,9 @@ class TfKDSelf(LogitLoss):
         \mathrm{softmax}(z^s_b / T) \big)
 
     with N = C in mode ``code`` and N = 1 in mode ``paper``, which is ``KD``. Give the run a teacher of the student's
-    own architecture, trained on labels alone. The authors add :math:`\alpha m` times this (mode ``code``) to cross entropy
-    with weight :math:`1 - \alpha`, on CIFAR-100 :math:`\alpha = 0.95` with T = 20 and m = 1 for MobileNetV2, T = 6 and
-    m = 50 for ResNet-18.
+    own architecture, trained on labels alone. The authors add :math:`\alpha m` times this (mode ``code``) to cross
+    entropy with weight :math:`1 - \alpha`, on CIFAR-100 :math:`\alpha = 0.95` with T = 20 and m = 1 for MobileNetV2,
+    T = 6 and m = 50 for ResNet-18.
 
     Args:
         temperature: Divides the logits of both networks before the softmax.

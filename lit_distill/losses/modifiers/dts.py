@@ -12,6 +12,7 @@ from lit_distill.core.outputs import Outputs
 from lit_distill.errors import InputError
 from lit_distill.losses.base import LogitLoss
 from lit_distill.losses.checks import check_temperature, require
+from lit_distill.losses.labels import hard_labels
 from lit_distill.losses.modifiers.temperature import TemperatureModifier
 from lit_distill.losses.precision import fp32
 
@@ -60,12 +61,21 @@ def loss_gap(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
     Args:
         student: Logits of the student, ``(B, C)``.
         teacher: Logits of the teacher, ``(B, C)``.
-        target: Class indices ``(B,)`` or class probabilities ``(B, C)``.
+        target: Class indices ``(B,)``, or class probabilities ``(B, C)`` of which the likeliest class counts.
 
     Returns:
         A tensor without axes, the same on all ranks.
+
+    Raises:
+        InputError: If the target does not fit the logits.
+
+    Example:
+        >>> certain = torch.tensor([[99.0, 0.0]])
+        >>> loss_gap(torch.zeros(1, 2), certain, torch.tensor([0]))
+        tensor(-0.6931)
     """
-    own, theirs = (F.cross_entropy(logits, target, reduction="sum") for logits in (student, teacher))
+    labels = hard_labels(target, student)
+    own, theirs = (F.cross_entropy(logits, labels, reduction="sum") for logits in (student, teacher))
     gap = theirs - own
     total = torch.stack([gap, torch.full_like(gap, len(student))])
     if dist.is_available() and dist.is_initialized():
@@ -98,11 +108,12 @@ class DTS(TemperatureModifier):
         curve: Half turns :math:`\kappa` of the cosine over the whole training.
 
     Shape:
-        Logits ``(B, C)`` of both; target ``(B,)`` or ``(B, C)``; output that of the term within.
+        Logits ``(B, C)`` of both; target ``(B,)``, or ``(B, C)`` of which the likeliest class counts; output that of
+        the term within.
 
     Raises:
         InputError: If the term within has no temperature or another modifier sets it, an argument is out of range,
-            or ``progress`` is not set in training; besides, as the term within.
+            the target does not fit, or ``progress`` is not set in training; besides, as the term within.
 
     Traps:
         - Only a gap below -1 counts: where the teacher's cross entropy is at least 1 lower than the student's.

@@ -59,7 +59,7 @@ class NoisyTeacher(Modifier):
         loss: The term to modify: any term on logits, another modifier included.
         std: Standard deviation of the noise; 0 for none.
         probability: Of a sample to be disturbed, in [0, 1].
-        noise: ``multiplicative``: relative to each logit, as in the paper; ``additive``: in the units of logits.
+        noise: Relative to each logit, as in the paper (``multiplicative``), or in the units of logits (``additive``).
         seed: Another seed, other noise.
 
     Shape:
