@@ -22,17 +22,22 @@ from lit_distill.losses import DKD, KD, RKD, LogitLoss, Standardised
 from lit_distill.losses import divergences as d
 from lit_distill.losses.feature.fitnet import ConvRegressor, fitnet
 from lit_distill.losses.logit.bkd import bkd
+from lit_distill.losses.logit.deit import deit_hard, deit_soft
+from lit_distill.losses.logit.dhkd import aligned_gradients, dhkd
 from lit_distill.losses.logit.dist import dist
 from lit_distill.losses.logit.dkd import dkd, dkd_rows
 from lit_distill.losses.logit.dtkd import dtkd
 from lit_distill.losses.logit.kd import kd
 from lit_distill.losses.logit.luminet import luminet
 from lit_distill.losses.logit.nkd import nkd, nkd_rows
+from lit_distill.losses.logit.ofa import ofa
 from lit_distill.losses.logit.pld import pld, ranking
 from lit_distill.losses.logit.rld import rld
+from lit_distill.losses.logit.sdd import sdd
 from lit_distill.losses.logit.skd import SKD, skd_direction
 from lit_distill.losses.logit.tfkd import tfkd_reg, tfkd_self
 from lit_distill.losses.logit.ttm import ttm, wttm
+from lit_distill.losses.logit.uskd import uskd
 from lit_distill.losses.logit.wkdl import wkdl
 from lit_distill.losses.logit.wsld import wsld
 from lit_distill.losses.modifiers.ctkd import adversarial_temperature
@@ -332,6 +337,56 @@ def logit_dts_scheduler(case: Case) -> dict[str, Tensor]:
     return {"loss": after.sum(), "temperature": after}
 
 
+def logit_sdd(term: Callable[..., Tensor], **names: str) -> Adapter:
+    """Check a mean over cells of a function of both logits and the target, whose arguments the case calls otherwise."""
+
+    def adapter(case: Case) -> dict[str, Tensor]:
+        cells = [case.inputs[f"cell_logits_{network}"].transpose(1, 2) for network in "st"]
+        given = {name: case.hyperparameters[key] for name, key in names.items()}
+        return {"loss": sdd(*cells, case.inputs["target"], lambda s, t, y: term(s, t, y, **given))}
+
+    return adapter
+
+
+def nkd_of_all_classes(s: Tensor, t: Tensor, y: Tensor, gamma: float, temperature: float) -> Tensor:
+    """What the authors of SDD released as NKD: the label's cross entropy, and one of all classes."""
+    entropy = -((t / temperature).softmax(-1) * (t / temperature).log_softmax(-1)).sum(-1).mean()
+    return nkd(s, t, y, gamma=0.0) + gamma * (kd(s, t, temperature) + temperature**2 * entropy)
+
+
+def logit_ofa(case: Case) -> dict[str, Tensor]:
+    heads = [case.inputs[name] for name in sorted(case.inputs) if name.startswith("logits_stage")]
+    terms = [
+        ofa(head, case.inputs["logits_t"], case.inputs["target"], eps, case.hyperparameters["T"], mode=case.mode)
+        for head, eps in zip([*heads, case.inputs["logits_s"]], case.hyperparameters["eps"], strict=True)
+    ]
+    return {"loss": torch.stack(terms).sum(), "loss_final": terms[-1]}
+
+
+def logit_uskd(case: Case) -> dict[str, Tensor]:
+    given, weights = case.hyperparameters, case.weights()
+    weak = nn.functional.linear(case.inputs["feature_mid"], weights["fc.weight"], weights["fc.bias"])
+    factors = {name: given[name] for name in ("alpha", "beta", "mu")}
+    return {"loss": uskd(case.inputs["logits_s"], weak, case.inputs["target"], mode=case.mode, **factors)}
+
+
+def logit_dhkd(case: Case) -> dict[str, Tensor]:
+    return {"loss": dhkd(case.inputs["logits_aux"], case.inputs["logits_t"], case.hyperparameters["T"])}
+
+
+def logit_dhkd_gradient_alignment(case: Case) -> dict[str, Tensor]:
+    (merged,) = aligned_gradients(*([case.inputs[f"grad_{of}"] * case.inputs[f"has_grad_{of}"]] for of in ("ce", "kd")))
+    return {"loss": merged.sum(), "merged": merged}
+
+
+def logit_deit(case: Case) -> dict[str, Tensor]:
+    tensors = [case.inputs[name] for name in ("logits_s", "logits_dist", "logits_t", "target")]
+    given = case.hyperparameters
+    if "tau" not in given:
+        return {"loss": deit_hard(*tensors, alpha=given["alpha"])}
+    return {"loss": deit_soft(*tensors, alpha=given["alpha"], temperature=given["tau"], mode=case.mode)}
+
+
 def with_weights(module: nn.Module, case: Case, *args: Tensor) -> Tensor:
     """Run a module with the case's parameters in place of its own."""
     return torch.func.functional_call(module.double(), case.weights(), args)
@@ -359,6 +414,11 @@ TABLE: dict[str, Adapter] = {
     "feature/fitnet": feature_fitnet,
     "logit/bkd": logits(bkd),
     "logit/ctkd": logit_ctkd,
+    "logit/deit_hard": logit_deit,
+    "logit/deit_soft_code": logit_deit,
+    "logit/deit_soft_paper": logit_deit,
+    "logit/dhkd": logit_dhkd,
+    "logit/dhkd_gradient_alignment": logit_dhkd_gradient_alignment,
     "logit/dist": logit_dist,
     "logit/dkd": logit_dkd,
     "logit/dtkd": logit_dtkd,
@@ -368,13 +428,21 @@ TABLE: dict[str, Adapter] = {
     "logit/lskd_kd": logit_lskd_kd,
     "logit/luminet": logits(luminet, alpha="alpha", temperature="T"),
     "logit/nkd": logit_nkd,
+    "logit/ofa_code": logit_ofa,
+    "logit/ofa_paper": logit_ofa,
     "logit/pld": logit_pld,
     "logit/rld": logits(rld, alpha="alpha", beta="beta", temperature="T", confidence_temperature="alpha_T"),
+    "logit/sdd_dkd": logit_sdd(dkd, alpha="alpha", beta="beta", temperature="T"),
+    "logit/sdd_kd": logit_sdd(lambda s, t, y, temperature: kd(s, t, temperature), temperature="T"),
+    "logit/sdd_nkd": logit_sdd(nkd, gamma="gamma", temperature="T"),
+    "logit/sdd_nkd_code": logit_sdd(nkd_of_all_classes, gamma="gamma", temperature="T"),
     "logit/skd": logit_skd,
     "logit/tfkd_reg_code": logit_tfkd,
     "logit/tfkd_reg_paper": logit_tfkd,
     "logit/tfkd_self_code": logit_tfkd,
     "logit/ttm": logits(ttm, gamma="gamma"),
+    "logit/uskd_code": logit_uskd,
+    "logit/uskd_paper": logit_uskd,
     "logit/wkd_l": logit_wkdl,
     "logit/wsld": logits(wsld, alpha="alpha", temperature="T"),
     "logit/wttm": logits(wttm, gamma="gamma"),

@@ -3,8 +3,11 @@
 Nothing here imports torch before it is needed, so that ``lit-distill methods`` answers at once.
 """
 
+import os
 import sys
+import traceback
 from collections.abc import Callable
+from difflib import get_close_matches
 from importlib import import_module
 from io import TextIOWrapper
 
@@ -21,6 +24,8 @@ TOOLS = {
     "export": ("lit_distill.cli.export", "the student alone, as safetensors, torch.export and ONNX"),
 }
 
+COMMANDS = ("fit", "validate", "test", "predict", *TOOLS)
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
@@ -29,17 +34,27 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: What follows ``lit-distill``; default: ``sys.argv``.
 
     Returns:
-        The exit status: 0, or 2 when the user's input cannot be used (one line on standard error says why).
+        The exit status: 0, or 2 when the user's input cannot be used: one line on standard error says why, and with
+        ``LIT_DISTILL_DEBUG=1`` the traceback before it where.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Unicode shows "?" and not a traceback
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a console script has its own folder there, and not the one of the user's `mine.py`
     try:
-        if arguments and arguments[0] in TOOLS:
-            run: Callable[[list[str]], int] = import_module(TOOLS[arguments[0]][0]).run
+        command = arguments[0] if arguments else ""
+        if command in TOOLS:
+            run: Callable[[list[str]], int] = import_module(TOOLS[command][0]).run
             return run(arguments[1:])
-        return import_module("lit_distill.cli.main").run(arguments)
+        if command not in COMMANDS and not command.startswith("-"):
+            near = get_close_matches(command, COMMANDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"accepted first are {', '.join(COMMANDS)}"
+            raise InputError(f"{command or 'nothing'} is no command; {hint}")
+        return import_module("lit_distill.cli.trainer").run(arguments)
     except InputError as error:
+        if os.environ.get("LIT_DISTILL_DEBUG"):
+            traceback.print_exc()
         print(f"lit-distill: error: {error}", file=sys.stderr)
         return 2

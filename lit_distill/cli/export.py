@@ -10,6 +10,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from rich.console import Console
 from torch import Tensor, nn
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 import lit_distill.models  # so that a bare class name of ours is known
 from lit_distill.errors import InputError
@@ -69,7 +70,7 @@ def student_of(folder: Path, checkpoint: Path) -> tuple[nn.Module, dict[str, Any
     if checkpoint.is_dir():
         with TemporaryDirectory() as scratch:
             whole = Path(scratch) / "whole.ckpt"
-            torch.distributed.checkpoint.format_utils.dcp_to_torch_save(checkpoint, whole)
+            dcp_to_torch_save(checkpoint, whole)
             return lit_distill.models.restored(student, str(whole)), card
     return lit_distill.models.restored(student, str(checkpoint)), card
 

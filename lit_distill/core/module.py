@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 # Private, and pinned by tests/core/test_module.py: tells whether the CLI supplies the hyperparameters.
@@ -13,6 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from lit_distill.core.checkpoints import WholeFiles
 from lit_distill.core.hparams import objects
 from lit_distill.core.rng import RNGStates, rng_states, set_rng_states
 from lit_distill.core.strategies import shard, unsharded
@@ -25,12 +27,15 @@ class DistillModule(L.LightningModule):
     """What every family's LightningModule stands on.
 
     It builds the optimizer over the trainable parameters, keeps only plain values in the hyperparameters, shards
-    every trainable child under FSDP2, stores random-number states in checkpoints, and stops at the first loss
-    that is not a number.
+    every trainable child under FSDP2, and stops at the first loss that is not a number. A run that is killed and
+    resumed from its last checkpoint ends where it would have ended: checkpoint files are whole at any time, and
+    hold the random-number states of every rank.
 
     Args:
         optimizer: Callable from parameters to an optimizer, e.g. ``torch.optim.SGD`` with its arguments.
-        scheduler: Callable from the optimizer to a learning-rate scheduler.
+        scheduler: Callable from the optimizer to a learning-rate scheduler. One that follows a metric is
+            ``lightning.pytorch.cli.ReduceLROnPlateau`` with its ``monitor``; Lightning does not tell it the metric of
+            the epoch in which a run is resumed.
         scheduler_interval: Whether the scheduler steps after each epoch or after each optimizer step.
     """
 
@@ -127,6 +132,12 @@ class DistillModule(L.LightningModule):
                 "the term that blew up, or clip gradients (--trainer.gradient_clip_val=1)"
             )
 
+    def on_fit_start(self) -> None:
+        """Let no checkpoint file be half written, unless the trainer was given another way to write them."""
+        strategy = self.trainer.strategy
+        if type(strategy.checkpoint_io) is TorchCheckpointIO:
+            strategy.checkpoint_io = WholeFiles()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add every rank's random-number state, and refuse to save weights that are not numbers."""
         if broken := self._not_finite():
@@ -146,6 +157,12 @@ class DistillModule(L.LightningModule):
         if self._rng_states is not None:
             set_rng_states(self._rng_states)
             self._rng_states = None
+        # Lightning 2.6 forgets that an epoch has begun when it resumes from a checkpoint of the last batch of the one
+        # before; a checkpoint of this epoch would then be resumed with batches that were seen already.
+        loop, progress = self.trainer.fit_loop, self.trainer.fit_loop.epoch_progress
+        if loop.restarted_mid_epoch and progress.current.ready == progress.current.completed:
+            progress.increment_ready()
+            progress.increment_started()
 
     def _not_finite(self) -> str | None:
         """Name of the first trainable parameter that is not finite on some rank; the same answer on all ranks."""

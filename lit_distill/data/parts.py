@@ -50,7 +50,7 @@ class Images(ABC):
         """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part(Dataset[RawBatch]):
     """Some samples of a set, served a whole batch at a time.
 

@@ -9,8 +9,7 @@ from lit_distill.data.counter_rng import Draw, permutation
 def stratified_order(targets: Tensor, seed: int) -> Tensor:
     """A random order of which every prefix has the classes in the proportions of the whole.
 
-    So the first tenth is a stratified validation split, and shorter prefixes are parts of longer ones. Of each
-    class a prefix holds its exact share rounded up or down.
+    So the first tenth is a stratified validation split, and shorter prefixes are parts of longer ones.
 
     Args:
         targets: Class of every sample, int64 ``(N,)``.

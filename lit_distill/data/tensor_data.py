@@ -89,5 +89,5 @@ class TensorData(ImageData):
             x = random_crop(x, self.padding, row, column)
             if self.flip:
                 x = random_flip(x, chance)
-        mean, std = (torch.tensor(value, device=x.device)[:, None, None] for value in (self.mean, self.std))
-        return (x.float() / 255 - mean) / std
+        mean, std = (255 * torch.tensor(value, device=x.device)[:, None, None] for value in (self.mean, self.std))
+        return x.float().sub_(mean).div_(std)

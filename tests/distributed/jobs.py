@@ -1,4 +1,4 @@
-"""What the processes of these tests do: small trainings on digits."""
+"""What the processes of these tests do: small trainings on digits. Each function that a test launches is a job."""
 
 import os
 import signal
@@ -9,81 +9,126 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
+from lit_distill.callbacks import StudentEMA
+from lit_distill.core import strategies
 from lit_distill.data import Digits, Mixup
 from lit_distill.distiller import Distiller
-from lit_distill.losses import KD, RKD, CrossEntropy, FitNet
+from lit_distill.losses import KD, RKD, CrossEntropy, FitNet, LogitLoss
 from lit_distill.models import ConvNet
 
+SAMPLES, BATCH, EPOCHS = 21, 8, 3  # each epoch ends with a batch of 5, which two ranks share as 3 and 2
+STEPS = EPOCHS * -(-SAMPLES // BATCH)
 
-def network(width, dropout=0.0):
-    net = ConvNet(in_channels=1, width=width, depth=2, norm="group")
+
+def data(ranks=1, **kwargs):
+    return Digits(limit=SAMPLES, batch_size=BATCH // ranks, augment=True, **kwargs)
+
+
+def network(width, dropout=0.0, norm="group"):
+    net = ConvNet(in_channels=1, width=width, depth=2, norm=norm)
     net.avgpool = nn.Sequential(net.avgpool, nn.Dropout(dropout))
     return net
 
 
-def module(dropout=0.0, seed=0, **kwargs):
-    torch.manual_seed(seed)
-    losses = {
+def losses():
+    return {
         "ce": CrossEntropy(),
         "kd": KD(),
-        "fitnet": FitNet(layers={"blocks.0.relu": "blocks.0.relu"}, weight=10.0),
+        "fitnet": FitNet(layers={"blocks.0.relu": "blocks.0.relu"}),
         "rkd": RKD(layers={"flatten": "flatten"}, gather=True, weight=0.1),
     }
-    student, teacher = network(8, dropout), network(16)
-    distiller = Distiller(
-        student=student,
-        teacher=teacher,
-        losses=losses,
-        input_shape=(1, 8, 8),
-        **{"optimizer": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9)} | kwargs,
-    )
-    # BatchNorm sees each rank's samples alone
-    losses["fitnet"].regressors[0].bn = nn.GroupNorm(4, 16)
-    return distiller
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.02, momentum=0.9)
+
+
+def module(kind=Distiller, dropout=0.0, norm="group", terms=None, **kwargs):
+    torch.manual_seed(0)
+    terms = losses() if terms is None else terms
+    arguments = {"optimizer": sgd, "input_shape": (1, 8, 8)} | kwargs
+    made = kind(student=network(8, dropout, norm), teacher=network(16), losses=terms, **arguments)
+    if "fitnet" in terms:  # its BatchNorm would see each rank's samples alone
+        terms["fitnet"].regressors[0].bn = nn.GroupNorm(4, 16)
+    return made
 
 
 def trainer(folder, *callbacks, **kwargs):
     settings = {
         "accelerator": "cpu",
+        "devices": 1,
         "logger": False,
-        "enable_checkpointing": False,
+        "enable_checkpointing": any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         "enable_progress_bar": False,
         "enable_model_summary": False,
-        "max_epochs": 3,
-        "num_sanity_val_steps": 0,
+        "max_epochs": EPOCHS,
         "default_root_dir": folder,
     }
     return L.Trainer(callbacks=list(callbacks), **settings | kwargs)
 
 
 def whole(state):
-    """Tensors gathered from all ranks."""
-    return {k: (v.full_tensor() if hasattr(v, "full_tensor") else v).clone() for k, v in state.items()}
+    """Copies of tensors, gathered from all ranks."""
+    return {k: (v.full_tensor() if hasattr(v, "full_tensor") else v).detach().clone() for k, v in state.items()}
 
 
-class Losses(L.Callback):
+class Steps(L.Callback):
+    """The loss of every step, the mean over ranks, and how many samples it saw on this rank."""
+
     def __init__(self):
-        self.values = []
+        self.losses, self.rows = [], []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         value = outputs["loss"].clone()
         if trainer.world_size > 1:
             torch.distributed.all_reduce(value)
-        self.values.append(value.item() / trainer.world_size)
+        self.losses.append(value.item() / trainer.world_size)
+        self.rows.append(len(batch[0]))
 
 
-def fit(folder, ranks, variant, strategy="auto"):
-    losses = Losses()
-    model = module()
-    data = Digits(limit=21, batch_size=8 // ranks, augment=True)
-    run = trainer(folder, losses, strategy=strategy, devices=ranks, **variant)
-    run.fit(model, data)
-    metrics = {k: v.item() for k, v in run.callback_metrics.items()}
-    return {"losses": torch.tensor(losses.values), "weights": whole(model.state_dict()), "metrics": metrics}
+def fit(folder, strategy, ranks, norm="group", terms=None, **settings):
+    """A whole training: its losses, weights, and what validation says."""
+    strategies.UNIT = 500  # so that these networks have units
+    steps, model = Steps(), module(norm=norm, terms=None if terms is None else {k: TERMS[k]() for k in terms})
+    run = trainer(folder, steps, strategy=strategy, devices=ranks, **settings)
+    run.fit(model, data(ranks))
+    return {
+        "losses": torch.tensor(steps.losses),
+        "rows": steps.rows,
+        "weights": whole(model.state_dict()),
+        "validation": {k: v.item() for k, v in run.callback_metrics.items() if k.startswith("val/")},
+    }
+
+
+class Learned(LogitLoss):
+    """Divides logits by a learned temperature of some shape."""
+
+    def __init__(self, shape=(1,), **kwargs):
+        super().__init__(**kwargs)
+        self.temperature = nn.Parameter(torch.full(shape, 2.0))
+
+    def forward(self, student, teacher, target):
+        return nn.functional.cross_entropy(student.logits / self.temperature, target)
+
+
+class Blows(LogitLoss):
+    """Not a number on the last rank from the third step on."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.calls = 0
+
+    def forward(self, student, teacher, target):
+        self.calls += self.training
+        last = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 1
+        return student.logits.mean() * (float("nan") if last and self.calls > 2 else 1.0)
+
+
+TERMS = {"learned": Learned, "blows": Blows, "ce": CrossEntropy}
 
 
 class Kill(L.Callback):
-    """Ends this process as the kernel would, at a hook's first call after so many optimizer steps."""
+    """Ends this process as the kernel would, when a hook is called after so many optimizer steps."""
 
     def __init__(self, hook, step):
         setattr(self, hook, self._hook)
@@ -94,24 +139,86 @@ class Kill(L.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def interrupted(folder, hook, step, ckpt, strategy="auto", ranks=1, resume=None, scheduler="step", **kwargs):
-    cps = ModelCheckpoint(folder, **(ckpt or {}))
-    schedulers = {
-        "step": lambda o: torch.optim.lr_scheduler.OneCycleLR(o, max_lr=0.01, total_steps=9),
-        "epoch": lambda o: torch.optim.lr_scheduler.StepLR(o, step_size=1, gamma=0.5),
-        "plateau": lambda o: L.pytorch.cli.ReduceLROnPlateau(o, monitor="val/kl", patience=0, factor=0.5, threshold=0.9)
+def schedule(name):
+    if name == "step":
+        return lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=STEPS)
+    return lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+
+
+def long_run(folder, kill=None, resume=None, ranks=1, strategy="auto", interval="step", **settings):
+    """A training with everything that draws or counts; ``kill`` is a hook and a step, ``resume`` a checkpoint."""
+    model = module(
+        dropout=0.3,
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
+        scheduler=schedule(interval),
+        scheduler_interval=interval,
+    )
+    L.seed_everything(0 if resume is None else 1, verbose=False)  # what the checkpoint brings must win
+    callbacks = [ModelCheckpoint(folder, every_n_train_steps=1, save_last=True), *([Kill(*kill)] if kill else [])]
+    run = trainer(folder, *callbacks, strategy=strategy, devices=ranks, **settings)
+    run.fit(model, data(ranks, mix=Mixup()), ckpt_path=resume)
+    return {"weights": whole(model.student.state_dict()), "steps": run.global_step}
+
+
+def stops(folder, strategy):
+    """A training whose loss becomes NaN on one rank."""
+    terms = {"ce": CrossEntropy(), "blows": Blows()}
+    checkpoint = ModelCheckpoint(folder, every_n_train_steps=1, save_last=True)
+    trainer(folder, checkpoint, strategy=strategy, devices=2).fit(module(terms=terms), data(2))
+
+
+class Bomb:
+    """Something whose pickling ends the process."""
+
+    def __reduce__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Fuse(L.Callback):
+    """Puts a bomb into the checkpoint."""
+
+    def __init__(self):
+        self.lit = False
+
+    def state_dict(self):
+        return {"bomb": Bomb()} if self.lit else {}
+
+
+def killed_save(folder, strategy, ranks):
+    """Saves a checkpoint, trains on, and is killed while it saves to the same place."""
+    fuse, path = Fuse(), Path(folder, "last.ckpt")
+    run, model = trainer(folder, fuse, strategy=strategy, devices=ranks, max_epochs=1), module()
+    run.fit(model, data(ranks))
+    run.save_checkpoint(path)
+    torch.save(whole(model.state_dict()), Path(folder, "weights.pt"))
+    run.fit_loop.max_epochs = 2
+    run.fit(model)
+    fuse.lit = True
+    run.save_checkpoint(path)
+
+
+def loaded(folder, strategy, ranks, path):
+    """The weights that a checkpoint gives to another module."""
+    model = module()
+    nn.init.zeros_(model.student.fc.weight)
+    run = trainer(folder, strategy=strategy, devices=ranks)
+    run.test(model, data(ranks), ckpt_path=path, verbose=False)
+    return whole(model.state_dict())
+
+
+def saved_fsdp2(folder):
+    """A training that is tested, saved over an older checkpoint, and tested from it."""
+    ema = StudentEMA(decay=0.5)
+    run, model, samples = trainer(folder, ema, strategy="fsdp2", devices=2), module(), data(2)
+    path = Path(folder, "last.ckpt")
+    run.fit(model, samples)
+    run.save_checkpoint(path)
+    run.save_checkpoint(path)
+    (tested,) = run.test(model, samples, verbose=False)
+    (again,) = run.test(model, samples, ckpt_path=path, verbose=False)
+    return {
+        "tested": tested,
+        "tested after loading": again,
+        "weights": whole(model.state_dict()),
+        "average": ema.averaged_student_state(),
     }
-    model = module(dropout=0.3, optimizer=lambda p: torch.optim.AdamW(p, lr=0.01), scheduler=schedulers[scheduler],
-                   scheduler_interval="step" if scheduler == "step" else "epoch", seed=0)
-    data = Digits(limit=21, batch_size=8 // ranks, augment=True, mix=Mixup())
-    L.seed_everything(5 if resume is None else 6, verbose=False)
-    kills = [Kill(hook, step)] if hook else []
-    run = trainer(folder, cps, *kills, strategy=strategy, devices=ranks, enable_checkpointing=True, **kwargs)
-    run.fit(model, data, ckpt_path=resume)
-
-    return {"weights": whole(model.student.state_dict()), "lr": run.optimizers[0].param_groups[0]["lr"],  "steps": run.global_step}
-
-
-def go3(folder, spec):
-    a, k = eval(spec)
-    return interrupted(folder, *a, **k)

@@ -28,22 +28,25 @@ class Ended(NamedTuple):
     results: list[Any]
 
 
-def run(job: Callable[..., Any], *args: Any, folder: Path, ranks: int = 2) -> list[Any]:
-    """What ``job(*args)`` returns on each of ``ranks`` gloo processes, all of which must succeed."""
-    ended = launch(job, *args, folder=folder, ranks=ranks)
+def run(job: Callable[..., Any], *args: Any, folder: Path, ranks: int = 2, **kwargs: Any) -> list[Any]:
+    """What ``job(*args, **kwargs)`` returns on each of ``ranks`` processes, all of which must succeed."""
+    ended = launch(job, *args, folder=folder, ranks=ranks, **kwargs)
     assert ended.codes == [0] * ranks, "\n".join(ended.logs)
     return ended.results
 
 
-def launch(job: Callable[..., Any], *args: Any, folder: Path, ranks: int = 2, patience: float = 20.0) -> Ended:
-    """Start ``job(*args)`` as torchrun would.
+def launch(
+    job: Callable[..., Any], *args: Any, folder: Path, ranks: int = 2, patience: float = 20.0, **kwargs: Any
+) -> Ended:
+    """Start ``job(*args, **kwargs)`` in gloo processes as torchrun would; one process is not distributed.
 
     Args:
         job: A function of a module; the processes import its file.
-        args: Plain values.
+        args: Plain values, as are ``kwargs``; what it returns is tensors and plain values.
         folder: Where results and output go.
         ranks: How many processes.
         patience: Seconds that the others may take to end by themselves once one has failed; then they are killed.
+        kwargs: See ``args``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
@@ -53,7 +56,9 @@ def launch(job: Callable[..., Any], *args: Any, folder: Path, ranks: int = 2, pa
     context.set_forkserver_preload(list(PRELOAD))
     processes = []
     for rank in range(ranks):
-        task = {"TASK": (job.__code__.co_filename, job.__name__, args, str(folder), rank, ranks, port)}
+        (folder / f"{rank}.pt").unlink(missing_ok=True)
+        call = (job.__code__.co_filename, job.__name__, args, kwargs)
+        task = {"TASK": (*call, str(folder), rank, ranks, port)}
         process = context.Process(target=runpy.run_path, args=(__file__, task, "__rank__"))
         process.start()
         processes.append(process)
@@ -73,7 +78,16 @@ def launch(job: Callable[..., Any], *args: Any, folder: Path, ranks: int = 2, pa
     )
 
 
-def _work(file: str, name: str, args: tuple[Any, ...], folder: str, rank: int, ranks: int, port: int) -> None:
+def _work(
+    file: str,
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    folder: str,
+    rank: int,
+    ranks: int,
+    port: int,
+) -> None:
     with open(f"{folder}/{rank}.log", "w") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -92,7 +106,7 @@ def _work(file: str, name: str, args: tuple[Any, ...], folder: str, rank: int, r
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     try:
-        result = getattr(module, name)(*args)
+        result = getattr(module, name)(*args, **kwargs)
     except BaseException:
         traceback.print_exc()
         os._exit(1)

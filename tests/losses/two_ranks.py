@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lit_distill.core.outputs import Outputs
-from lit_distill.losses import RKD, SKD
+from lit_distill.losses import DIST, RKD, SKD, LumiNet
 from lit_distill.losses.gather import gathered
 
 SPLITS = [(0, 3), (3, 8)]  # rows of each rank: unequal numbers
@@ -37,12 +37,12 @@ def relations_of_the_whole_batch(own):
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-7, atol=1e-12)
 
 
-def directions_of_the_whole_batch(own):
+def logits_of_the_whole_batch(own, kind):
     student, teacher = (torch.randn(8, 5).double() for _ in range(2))
     student.requires_grad_()
-    expected = SKD()(Outputs(student), Outputs(teacher), torch.empty(0))
+    expected = kind()(Outputs(student), Outputs(teacher), torch.empty(0))
     part = student[own].detach().requires_grad_()
-    value = SKD(gather=True)(Outputs(part), Outputs(teacher[own]), torch.empty(0))
+    value = kind(gather=True)(Outputs(part), Outputs(teacher[own]), torch.empty(0))
     torch.testing.assert_close(value, expected)
     (gradient,), (whole,) = torch.autograd.grad(value, part), torch.autograd.grad(expected, student)
     torch.testing.assert_close(gradient, 2 * whole[own])  # as large as the sum over both ranks
@@ -72,7 +72,8 @@ def main(rank: int, meeting: str) -> None:
     torch.manual_seed(1)
     own = slice(*SPLITS[rank])
     relations_of_the_whole_batch(own)
-    directions_of_the_whole_batch(own)
+    for kind in (DIST, LumiNet, SKD):
+        logits_of_the_whole_batch(own, kind)
     gradient_is_the_sum_over_the_losses_of_all_ranks(own)
     a_rank_without_rows()
     dist.destroy_process_group()

@@ -1,6 +1,8 @@
 """Terms that compare what both networks answer: one paper, one file."""
 
 from lit_distill.losses.logit.bkd import BKD, bkd
+from lit_distill.losses.logit.deit import DeiTHard, DeiTSoft, deit_hard, deit_soft
+from lit_distill.losses.logit.dhkd import DHKD, aligned_gradients, dhkd
 from lit_distill.losses.logit.dist import DIST, dist
 from lit_distill.losses.logit.divergence import DivergenceKD
 from lit_distill.losses.logit.dkd import DKD, dkd
@@ -9,35 +11,49 @@ from lit_distill.losses.logit.kd import KD, kd
 from lit_distill.losses.logit.luminet import LumiNet, luminet
 from lit_distill.losses.logit.mse import LogitMSE, logit_mse
 from lit_distill.losses.logit.nkd import NKD, nkd
+from lit_distill.losses.logit.ofa import OFA, ofa
 from lit_distill.losses.logit.pld import PLD, pld
 from lit_distill.losses.logit.rld import RLD, rld
+from lit_distill.losses.logit.sdd import SDD, cell_logits, sdd
 from lit_distill.losses.logit.skd import SKD, skd_direction
 from lit_distill.losses.logit.tfkd import TfKDReg, TfKDSelf, tfkd_reg, tfkd_self
 from lit_distill.losses.logit.ttm import TTM, WTTM, ttm, wttm
+from lit_distill.losses.logit.uskd import USKD, uskd
 from lit_distill.losses.logit.wkdl import WKDL, class_costs, wkdl
 from lit_distill.losses.logit.wsld import WSLD, wsld
 
 __all__ = [
     "BKD",
+    "DHKD",
     "DIST",
     "DKD",
     "DTKD",
     "KD",
     "NKD",
+    "OFA",
     "PLD",
     "RLD",
+    "SDD",
     "SKD",
     "TTM",
+    "USKD",
     "WKDL",
     "WSLD",
     "WTTM",
+    "DeiTHard",
+    "DeiTSoft",
     "DivergenceKD",
     "LogitMSE",
     "LumiNet",
     "TfKDReg",
     "TfKDSelf",
+    "aligned_gradients",
     "bkd",
+    "cell_logits",
     "class_costs",
+    "deit_hard",
+    "deit_soft",
+    "dhkd",
     "dist",
     "dkd",
     "dtkd",
@@ -45,12 +61,15 @@ __all__ = [
     "logit_mse",
     "luminet",
     "nkd",
+    "ofa",
     "pld",
     "rld",
+    "sdd",
     "skd_direction",
     "tfkd_reg",
     "tfkd_self",
     "ttm",
+    "uskd",
     "wkdl",
     "wsld",
     "wttm",

@@ -2,14 +2,15 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lit_distill.core.outputs import Outputs
 from lit_distill.losses.base import LogitLoss
 from lit_distill.losses.checks import check_same_shape, check_temperature, require
 from lit_distill.losses.divergences.kl import forward_kl
-from lit_distill.losses.divergences.rows import kl_rows, reduce_rows
-from lit_distill.losses.labels import hard_labels, log_binary, ruled_out
+from lit_distill.losses.divergences.rows import reduce_rows
+from lit_distill.losses.labels import hard_labels, ruled_out
 from lit_distill.losses.precision import fp32
 
 
@@ -30,10 +31,15 @@ def dkd_rows(student: Tensor, teacher: Tensor, target: Tensor, temperature: floa
     check_same_shape(student, teacher, "logits")
     check_temperature(temperature)
     labels = hard_labels(target, student)
-    q, p = student / temperature, teacher / temperature
-    among_two = kl_rows(log_binary(p, labels), log_binary(q, labels))
-    among_rest = forward_kl(ruled_out(q, labels), ruled_out(p, labels))
-    return temperature**2 * among_two, temperature**2 * among_rest
+    logits = student / temperature, teacher / temperature
+    rest = [ruled_out(x, labels) for x in logits]
+    # the rest together is a class whose logit is the logarithm of its sum: 1 - q itself vanishes for a certain student
+    two = [torch.stack([_chosen(x, labels), r.logsumexp(-1)], -1) for x, r in zip(logits, rest, strict=True)]
+    return temperature**2 * forward_kl(*two), temperature**2 * forward_kl(*rest)
+
+
+def _chosen(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
 
 
 def dkd(
@@ -60,7 +66,6 @@ def dkd(
         A scalar.
 
     Example:
-        >>> import torch
         >>> dkd(torch.tensor([[9.0, 1.0, 2.0]]), torch.tensor([[9.0, 1.0, 2.0]]), torch.tensor([0]))
         tensor(0.)
     """
@@ -104,7 +109,6 @@ class DKD(LogitLoss):
         only the code has.
 
     Example:
-        >>> import torch
         >>> outputs = Outputs(torch.tensor([[9.0, 1.0, 2.0]]))
         >>> DKD(alpha=1.0, beta=8.0)(outputs, outputs, torch.tensor([0]))
         tensor(0.)

@@ -88,8 +88,8 @@ class TopK(Modifier):
           the temperature of the term within softens the k + 1 events.
         - The form that leaves out the tail and renormalises nothing (verl) is not here: its "divergence" can be
           negative. It is not a function of two distributions, which any term on logits could take.
-        - Terms that read labels (``CrossEntropy``, ``DKD``) need a place for those outside the k classes: with
-          ``renormalise_both`` they get the index k, which such terms refuse.
+        - Whatever reads labels (``CrossEntropy``, ``DKD``, ``DTS`` within) needs a place for those outside the k
+          classes: with ``renormalise_both`` they get the index k, which is out of bounds there.
         - Standardise first: after ``renormalise_teacher`` there is no scale of the logits left.
 
     Code: ``arcee-ai/DistillKit:distillkit/lossfuncs/kl.py`` (``symmetric_uniform`` is ``bucket``, ``zero`` is

@@ -1,13 +1,11 @@
 """``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with this library's defaults."""
 
 import logging
-import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import yaml
@@ -22,11 +20,11 @@ import lit_distill.data
 import lit_distill.distiller
 import lit_distill.losses
 import lit_distill.models
-import lit_distill.supervised
+import lit_distill.supervised  # noqa: F401
 from lit_distill import __version__
 from lit_distill.callbacks import Curves, DistillProgressBar, ExampleImages, StudentFile
 from lit_distill.cli import TOOLS
-from lit_distill.cli.messages import one_line
+from lit_distill.cli.parser import Parser, causes
 from lit_distill.core.module import DistillModule
 from lit_distill.core.strategies import register
 from lit_distill.errors import InputError
@@ -42,9 +40,6 @@ def run(arguments: list[str]) -> int:
     Returns:
         0; errors are raised.
     """
-    # A console script has its own folder on the path, and not the one where the user's `mine.py` is.
-    if "" not in sys.path:
-        sys.path.insert(0, "")
     with short_errors():
         cli(arguments)
     return 0
@@ -98,18 +93,6 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "💡" not in record.getMessage())
 
 
-class Parser(LightningArgumentParser):
-    """LightningCLI's parser, whose errors are one line."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the part of the message that tells the user what to mend.
-
-        Raises:
-            InputError: Always.
-        """
-        raise InputError(one_line(message)) from ex
-
-
 class LoggedConfig(SaveConfigCallback):
     """Saves the resolved config in the run folder and sends it to the loggers."""
 
@@ -161,6 +144,11 @@ class DistillCLI(LightningCLI):
             }
         check_checkpoint(config.get("ckpt_path"))
 
+    def instantiate_classes(self) -> None:
+        """Build the data, the model and the trainer; values that their constructors refuse are the user's to mend."""
+        with short_errors(ValueError, RuntimeError, OSError):
+            super().instantiate_classes()
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Leave out the standing callbacks that contradict a switch of the Trainer."""
         config = self.config_init[self.subcommand]
@@ -173,7 +161,7 @@ class DistillCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Test what was trained and say what came out."""
-        if not self.trainer.fast_dev_run and self.trainer.state.finished:
+        if not self.trainer.fast_dev_run and self.trainer.state.finished:  # type: ignore[attr-defined]
             report(self.trainer, self.model, self.datamodule, self.config_init[self.subcommand].baseline)
 
     def after_predict(self) -> None:
@@ -201,24 +189,23 @@ def check_checkpoint(path: object) -> None:
 
 
 @contextmanager
-def short_errors() -> Iterator[None]:
-    """Turn the errors that users make into one line; ``LIT_DISTILL_DEBUG=1`` shows where they came from."""
+def short_errors(*others: type[Exception]) -> Iterator[None]:
+    """Turn the errors that users make into one line.
+
+    Args:
+        others: What is the user's error here besides what always is.
+    """
+    # The parser wraps what a constructor raised in errors of its own.
+    kinds = (InputError, MisconfigurationException, FileNotFoundError)
     try:
         yield
     except Exception as error:
-        mine = _to_mend(error)
-        if mine is None or os.environ.get("LIT_DISTILL_DEBUG"):
-            raise
-        raise InputError(" ".join(str(mine).split())) from error
-
-
-def _to_mend(error: BaseException | None) -> BaseException | None:
-    """The user's error in a chain of exceptions: the parser wraps what a constructor raised in its own."""
-    while error is not None:
-        if isinstance(error, InputError | MisconfigurationException | FileNotFoundError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
+        for cause in causes(error):
+            if isinstance(cause, kinds):
+                raise InputError(" ".join(str(cause).split())) from error
+        if isinstance(error, others):
+            raise InputError(f"{' '.join(str(error).split())} (LIT_DISTILL_DEBUG=1 shows where)") from error
+        raise
 
 
 def _as_seed(seed: bool | int) -> int:

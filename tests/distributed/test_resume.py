@@ -1,0 +1,25 @@
+"""A run that two ranks share, killed and resumed, ends as if it had not been."""
+
+from signal import SIGKILL
+
+import pytest
+import torch
+
+from . import jobs
+from .ranks import launch, run
+
+MID_EPOCH, EPOCH_END = ("on_before_optimizer_step", 4), ("on_validation_start", 3)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_resumed_equals_uninterrupted(strategy, tmp_path):
+    shared = {"strategy": strategy, "ranks": 2}
+    whole = run(jobs.long_run, str(tmp_path / "whole"), folder=tmp_path, **shared)
+    for kill in (MID_EPOCH, EPOCH_END):
+        folder = tmp_path / kill[0]
+        killed = launch(jobs.long_run, str(folder), kill=kill, folder=folder / "logs", **shared)
+        assert killed.codes == [-SIGKILL] * 2
+        resumed = run(jobs.long_run, str(folder), resume=str(folder / "last.ckpt"), folder=folder / "logs", **shared)
+        for result, expected in zip(resumed, whole, strict=True):
+            assert result["steps"] == expected["steps"] == jobs.STEPS
+            torch.testing.assert_close(result["weights"], expected["weights"], rtol=0, atol=1e-6)
