@@ -1,13 +1,13 @@
 """What came out of a run, as numbers that can be compared."""
 
-import csv
-import os
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -16,9 +16,10 @@ from lit_distill.callbacks import StudentFile
 from lit_distill.callbacks.folder import run_folder
 from lit_distill.core.classification import ClassificationModule
 from lit_distill.distiller import Distiller
+from lit_distill.loading import loading
 from lit_distill.models import macs
 from lit_distill.models.recipe import trained
-from lit_distill.student_file import load_card, update_card
+from lit_distill.student_file import card_path, load_card, update_card, write_whole
 
 Row = tuple[str, dict[str, float]]
 
@@ -71,9 +72,32 @@ def report(
     student_file = next((c.target(trainer) for c in trainer.callbacks if isinstance(c, StudentFile)), None)  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         if student_file is not None and student_file.exists():
-            update_card(student_file, {"results": results})
+            send(trainer, student_file, update_card(student_file, {"results": results}))
         show(module, results, baseline.results(), folder, student_file)
     return results
+
+
+def send(trainer: Trainer, student_file: Path, card: dict[str, Any]) -> None:
+    """Hand the student's card to the loggers; Weights & Biases gets the weights too, as an artifact.
+
+    Args:
+        trainer: The trainer of the finished fit.
+        student_file: The student's weights.
+        card: Its card.
+    """
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            # Markdown shows an indented block as it is.
+            text = "".join(f"    {line}\n" for line in json.dumps(card, indent=2).splitlines())
+            logger.experiment.add_text("student", text, global_step=card["global_step"])
+            logger.experiment.flush()
+        elif isinstance(logger, WandbLogger):
+            import wandb  # slow, and only a user of W&B has to wait for it
+
+            artifact = wandb.Artifact(f"student-{logger.experiment.id}", type="model", metadata=card)
+            artifact.add_file(str(student_file))
+            artifact.add_file(str(card_path(student_file)))
+            logger.experiment.log_artifact(artifact)
 
 
 def tested(
@@ -107,22 +131,17 @@ def show(
         table.add_row("student distilled", *accuracies(results), agreement, *(f"{n:,}" for n in student_size))
     else:
         table.add_row("student", *accuracies(results), "", *(f"{n:,}" for n in student_size))
-    console = Console()
-    console.print(table)
+    Console().print(table)
     if isinstance(module, Distiller):
-        ratios = [t / s if s else float("nan") for t, s in zip(teacher, student_size, strict=True)]
-        console.print(
-            f"Compression: {ratios[0]:.1f}x fewer parameters, {ratios[1]:.1f}x fewer multiply-adds (MACs) than the teacher"
-        )
-    console.print("last: after the last step; selected: the best on validation; agreement: with the teacher.")
-    console.print(f"Run folder: {folder} (config, metrics, curves, checkpoints)", soft_wrap=True)
+        fewer = [f"{t / s:.1f}x" if s else "-" for t, s in zip(teacher, student_size, strict=True)]
+        print(f"Compression: {fewer[0]} fewer parameters, {fewer[1]} fewer multiply-adds (MACs) than the teacher")
+    print("last: after the last step; selected: the best on validation; agreement: with the teacher.")
+    print(f"Run folder: {folder} (config, metrics, curves, checkpoints)")
     if student_file is not None:
-        console.print(f"Student: {student_file} (last weights; its card is the .json beside it)", soft_wrap=True)
-        console.print(
-            f"Load it: lit_distill.models.restored(<{type(module.student).__name__}>, path={str(student_file)!r})",
-            soft_wrap=True,
-            highlight=False,
-        )
+        print(f"Student: {student_file} (last weights; its card is the .json beside it)")
+        line = loading(module.hparams.get("student"), student_file)
+        unknown = f"lit_distill.models.restored(<{type(module.student).__name__}>, {str(student_file)!r})"
+        print(f"Load it: {line or unknown}")
 
 
 def accuracies(results: dict[str, dict[str, float]]) -> tuple[str, str]:
@@ -149,14 +168,8 @@ def write_predictions(trainer: Trainer) -> None:
     folder = run_folder(trainer)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "predictions.csv"
-    probabilities = torch.cat([batch.float().cpu() for batch in batches]).softmax(-1)  # type: ignore[union-attr]
+    probabilities = torch.cat([batch.float().cpu() for batch in batches]).softmax(-1)
     values, classes = probabilities.max(-1)
-    partial = file.with_suffix(".csv.partial")
-    with partial.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(("sample", "class", "probability"))
-        writer.writerows(
-            (i, c, f"{v:.6f}") for i, (c, v) in enumerate(zip(classes.tolist(), values.tolist(), strict=True))
-        )
-    os.replace(partial, file)
-    Console().print(f"Predictions: {file} ({len(classes)} samples)", soft_wrap=True)
+    rows = [f"{i},{c},{v:.6f}\n" for i, (c, v) in enumerate(zip(classes.tolist(), values.tolist(), strict=True))]
+    write_whole(file, lambda partial: partial.write_text("sample,class,probability\n" + "".join(rows)))
+    print(f"Predictions: {file} ({len(classes)} samples)")

@@ -22,6 +22,7 @@ from lit_distill.losses import DKD, KD, RKD, LogitLoss, Standardised
 from lit_distill.losses import divergences as d
 from lit_distill.losses.feature.fitnet import ConvRegressor, fitnet
 from lit_distill.losses.logit.bkd import bkd
+from lit_distill.losses.logit.crld import crld, crld_parts
 from lit_distill.losses.logit.deit import deit_hard, deit_soft
 from lit_distill.losses.logit.dhkd import aligned_gradients, dhkd
 from lit_distill.losses.logit.dist import dist
@@ -29,6 +30,7 @@ from lit_distill.losses.logit.dkd import dkd, dkd_rows
 from lit_distill.losses.logit.dtkd import dtkd
 from lit_distill.losses.logit.kd import kd
 from lit_distill.losses.logit.luminet import luminet
+from lit_distill.losses.logit.mlld import mlld_levels
 from lit_distill.losses.logit.nkd import nkd, nkd_rows
 from lit_distill.losses.logit.ofa import ofa
 from lit_distill.losses.logit.pld import pld, ranking
@@ -387,6 +389,29 @@ def logit_deit(case: Case) -> dict[str, Tensor]:
     return {"loss": deit_soft(*tensors, alpha=given["alpha"], temperature=given["tau"], mode=case.mode)}
 
 
+def views(case: Case) -> list[Tensor]:
+    return [case.inputs[f"logits_{network}_{view}"] for network in "st" for view in ("weak", "strong")]
+
+
+def logit_mlld(case: Case) -> dict[str, Tensor]:
+    given = case.hyperparameters
+    levels = [given["weight"] * level for level in mlld_levels(*views(case), given["T_pool"], mode=case.mode)]
+    parts = dict(zip(("loss_kd", "loss_bc", "loss_cc"), levels, strict=True))
+    return {"loss": torch.stack(levels).sum()} | {name: parts[name] for name in parts.keys() & case.outputs.keys()}
+
+
+def logit_crld(case: Case) -> dict[str, Tensor]:
+    given = case.hyperparameters
+    shared = {"temperature": given["T"], "weak_threshold": given["tau_w"], "strong_threshold": given["tau_s"]}
+    weights = {"within_weight": given["wv_weight"], "cross_weight": given["cv_weight"]}
+    within, across = crld_parts(*views(case), **shared)
+    return {
+        "loss": crld(*views(case), **weights, **shared),
+        "loss_wv": within * given["wv_weight"],
+        "loss_cv": across * given["cv_weight"],
+    }
+
+
 def with_weights(module: nn.Module, case: Case, *args: Tensor) -> Tensor:
     """Run a module with the case's parameters in place of its own."""
     return torch.func.functional_call(module.double(), case.weights(), args)
@@ -413,6 +438,7 @@ def embeddings(function: Callable[[Tensor, Tensor], Tensor]) -> Adapter:
 TABLE: dict[str, Adapter] = {
     "feature/fitnet": feature_fitnet,
     "logit/bkd": logits(bkd),
+    "logit/crld": logit_crld,
     "logit/ctkd": logit_ctkd,
     "logit/deit_hard": logit_deit,
     "logit/deit_soft_code": logit_deit,
@@ -427,6 +453,8 @@ TABLE: dict[str, Adapter] = {
     "logit/lskd_dkd": logit_lskd_dkd,
     "logit/lskd_kd": logit_lskd_kd,
     "logit/luminet": logits(luminet, alpha="alpha", temperature="T"),
+    "logit/mlld_code": logit_mlld,
+    "logit/mlld_paper": logit_mlld,
     "logit/nkd": logit_nkd,
     "logit/ofa_code": logit_ofa,
     "logit/ofa_paper": logit_ofa,

@@ -40,7 +40,7 @@ def refusal(message: str, within: Refused | None, subject: str, names: Sequence[
         >>> inner = refusal(long, None, "KD", ["temperature", "weight"])
         >>> print(inner)
         KD takes a float as temperature, not 'hot'
-        >>> print(refusal('Parser key "losses":\n  ' + long, inner, "Distiller", []))
+        >>> print(refusal(f'Parser key "losses":\n  {inner}', inner, "Distiller", []))
         losses: KD takes a float as temperature, not 'hot'
         >>> print(refusal("Option 'temprature' is not accepted", None, "KD", ["temperature", "weight"]))
         KD has no argument temprature; did you mean temperature?

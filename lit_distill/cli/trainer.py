@@ -1,6 +1,7 @@
 """``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with this library's defaults."""
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,12 +24,14 @@ import lit_distill.models
 import lit_distill.supervised  # noqa: F401
 from lit_distill import __version__
 from lit_distill.callbacks import Curves, DistillProgressBar, ExampleImages, StudentFile
+from lit_distill.callbacks.folder import run_folder
 from lit_distill.cli import TOOLS
 from lit_distill.cli.parser import Parser, causes
 from lit_distill.core.module import DistillModule
 from lit_distill.core.strategies import register
 from lit_distill.errors import InputError
 from lit_distill.report import Baseline, report, write_predictions
+from lit_distill.student_file import write_whole
 
 
 def run(arguments: list[str]) -> int:
@@ -64,7 +67,6 @@ def cli(args: ArgsType, kind: type["DistillCLI"] | None = None) -> "DistillCLI":
             auto_configure_optimizers=False,
             seed_everything_default=0,
             save_config_callback=LoggedConfig,
-            save_config_kwargs={"overwrite": True},
             parser_class=Parser,
             parser_kwargs={
                 "prog": "lit-distill",
@@ -94,13 +96,24 @@ def quiet() -> None:
 
 
 class LoggedConfig(SaveConfigCallback):
-    """Saves the resolved config in the run folder and sends it to the loggers."""
+    """Writes the resolved config into the run folder, and sends it to the loggers.
 
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Send the config to every logger."""
-        config = yaml.safe_load(self.parser.dump(self.config))
+    Lightning would write it where all runs of a Weights & Biases project lie, each over the one before.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write and send it, once."""
+        if self.already_saved:
+            return
+        self.already_saved = True
+        folder = run_folder(trainer)  # asks all ranks
+        if not trainer.is_global_zero:
+            return
+        text = self.parser.dump(self.config, skip_none=False)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "config.yaml", lambda file: file.write_text(text, encoding="utf-8"))
         for logger in trainer.loggers:
-            logger.log_hyperparams(config)
+            logger.log_hyperparams(yaml.safe_load(text))
 
 
 class DistillCLI(LightningCLI):
@@ -126,23 +139,32 @@ class DistillCLI(LightningCLI):
         """
 
     def before_instantiate_classes(self) -> None:
-        """Name the run folder after the preset, drop what the user switched off, check the checkpoint."""
+        """Say where files go, and check the checkpoint; only a fit that writes is compared with the student alone."""
         config = self.config[self.subcommand]
+        trainer, checkpoint = config.trainer, config.get("ckpt_path")
+        check_checkpoint(checkpoint)
         paths = [str(path) for path in config.get("config") or []]
         name = Path(paths[0]).stem if paths else "run"
-        trainer = config.trainer
+        if self.subcommand != "fit" or trainer.fast_dev_run:
+            config.baseline.path = None
         if self.subcommand != "fit":
             self.save_config_callback = None
-            trainer.default_root_dir = trainer.default_root_dir or str(Path("runs") / name)
+            trainer.default_root_dir = trainer.default_root_dir or str(folder_of(checkpoint) or Path("runs", name))
             if trainer.logger is None:
                 trainer.logger = False
+            if checkpoint is None:
+                print("ckpt_path is not given: the student is the one that the model builds", file=sys.stderr)
+        elif trainer.logger is False:
+            trainer.default_root_dir = trainer.default_root_dir or str(Path("runs", name))
         elif trainer.logger is None or trainer.logger is True:
-            save_dir = trainer.default_root_dir or "runs"
             trainer.logger = {
                 "class_path": "lightning.pytorch.loggers.CSVLogger",
-                "init_args": {"save_dir": save_dir, "name": name},
+                "init_args": {"save_dir": trainer.default_root_dir or "runs", "name": name},
             }
-        check_checkpoint(config.get("ckpt_path"))
+        else:
+            for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
+                if logger.init_args.get("name") == "lightning_logs":  # the default of those that write folders
+                    logger.init_args.name = name
 
     def instantiate_classes(self) -> None:
         """Build the data, the model and the trainer; values that their constructors refuse are the user's to mend."""
@@ -186,6 +208,13 @@ def check_checkpoint(path: object) -> None:
         except Exception as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"ckpt_path: {file} is no readable checkpoint, or was cut short ({reason})") from error
+
+
+def folder_of(checkpoint: object) -> Path | None:
+    """The run folder that a checkpoint lies in, if it is one."""
+    if checkpoint is None or Path(str(checkpoint)).parent.name != "checkpoints":
+        return None
+    return Path(str(checkpoint)).parent.parent
 
 
 @contextmanager

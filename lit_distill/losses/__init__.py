@@ -18,11 +18,13 @@ from lit_distill.losses.divergences import (
 from lit_distill.losses.feature import FitNet
 from lit_distill.losses.logit import (
     BKD,
+    CRLD,
     DHKD,
     DIST,
     DKD,
     DTKD,
     KD,
+    MLLD,
     NKD,
     OFA,
     PLD,
@@ -57,6 +59,7 @@ from lit_distill.losses.relational import RKD
 
 __all__ = [
     "BKD",
+    "CRLD",
     "CTKD",
     "DHKD",
     "DIST",
@@ -65,6 +68,7 @@ __all__ = [
     "DTS",
     "JSD",
     "KD",
+    "MLLD",
     "NKD",
     "OFA",
     "PLD",

@@ -21,9 +21,7 @@ class DistillLoss(nn.Module):
             the teacher as a whole.
     """
 
-    def __init__(
-        self, weight: float = 1.0, layers: dict[str, str] | None = None, teacher: str | None = None
-    ) -> None:
+    def __init__(self, weight: float = 1.0, layers: dict[str, str] | None = None, teacher: str | None = None) -> None:
         super().__init__()
         self.weight = weight
         self.layers = dict(layers or {})

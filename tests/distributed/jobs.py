@@ -1,4 +1,7 @@
-"""What the processes of these tests do: small trainings on digits. Each function that a test launches is a job."""
+"""What the processes of these tests do: small trainings on digits.
+
+A function whose first argument is ``folder`` is a job, which :func:`.ranks.launch` starts in that folder.
+"""
 
 import os
 import signal
@@ -20,8 +23,11 @@ SAMPLES, BATCH, EPOCHS = 21, 8, 3  # each epoch ends with a batch of 5, which tw
 STEPS = EPOCHS * -(-SAMPLES // BATCH)
 
 
-def data(ranks=1, **kwargs):
-    return Digits(limit=SAMPLES, batch_size=BATCH // ranks, augment=True, **kwargs)
+RANKS = int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def data(**kwargs):
+    return Digits(limit=SAMPLES, batch_size=BATCH // RANKS, augment=True, **kwargs)
 
 
 def network(width, dropout=0.0, norm="group"):
@@ -56,7 +62,7 @@ def module(kind=Distiller, dropout=0.0, norm="group", terms=None, **kwargs):
 def trainer(folder, *callbacks, **kwargs):
     settings = {
         "accelerator": "cpu",
-        "devices": 1,
+        "devices": RANKS,
         "logger": False,
         "enable_checkpointing": any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         "enable_progress_bar": False,
@@ -86,12 +92,12 @@ class Steps(L.Callback):
         self.rows.append(len(batch[0]))
 
 
-def fit(folder, strategy, ranks, norm="group", terms=None, **settings):
+def fit(folder, strategy="auto", norm="group", terms=None, **settings):
     """A whole training: its losses, weights, and what validation says."""
     strategies.UNIT = 500  # so that these networks have units
     steps, model = Steps(), module(norm=norm, terms=None if terms is None else {k: TERMS[k]() for k in terms})
-    run = trainer(folder, steps, strategy=strategy, devices=ranks, **settings)
-    run.fit(model, data(ranks))
+    run = trainer(folder, steps, strategy=strategy, **settings)
+    run.fit(model, data())
     return {
         "losses": torch.tensor(steps.losses),
         "rows": steps.rows,
@@ -145,7 +151,7 @@ def schedule(name):
     return lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
 
 
-def long_run(folder, kill=None, resume=None, ranks=1, strategy="auto", interval="step", **settings):
+def long_run(folder, strategy="auto", kill=None, resume=None, interval="step", **settings):
     """A training with everything that draws or counts; ``kill`` is a hook and a step, ``resume`` a checkpoint."""
     model = module(
         dropout=0.3,
@@ -155,8 +161,8 @@ def long_run(folder, kill=None, resume=None, ranks=1, strategy="auto", interval=
     )
     L.seed_everything(0 if resume is None else 1, verbose=False)  # what the checkpoint brings must win
     callbacks = [ModelCheckpoint(folder, every_n_train_steps=1, save_last=True), *([Kill(*kill)] if kill else [])]
-    run = trainer(folder, *callbacks, strategy=strategy, devices=ranks, **settings)
-    run.fit(model, data(ranks, mix=Mixup()), ckpt_path=resume)
+    run = trainer(folder, *callbacks, strategy=strategy, **settings)
+    run.fit(model, data(mix=Mixup()), ckpt_path=resume)
     return {"weights": whole(model.student.state_dict()), "steps": run.global_step}
 
 
@@ -164,7 +170,7 @@ def stops(folder, strategy):
     """A training whose loss becomes NaN on one rank."""
     terms = {"ce": CrossEntropy(), "blows": Blows()}
     checkpoint = ModelCheckpoint(folder, every_n_train_steps=1, save_last=True)
-    trainer(folder, checkpoint, strategy=strategy, devices=2).fit(module(terms=terms), data(2))
+    trainer(folder, checkpoint, strategy=strategy).fit(module(terms=terms), data())
 
 
 class Bomb:
@@ -184,32 +190,32 @@ class Fuse(L.Callback):
         return {"bomb": Bomb()} if self.lit else {}
 
 
-def killed_save(folder, strategy, ranks):
+def killed_save(folder, strategy):
     """Saves a checkpoint, trains on, and is killed while it saves to the same place."""
     fuse, path = Fuse(), Path(folder, "last.ckpt")
-    run, model = trainer(folder, fuse, strategy=strategy, devices=ranks, max_epochs=1), module()
-    run.fit(model, data(ranks))
+    run, model, samples = trainer(folder, fuse, strategy=strategy, max_epochs=1), module(), data()
+    run.fit(model, samples)
     run.save_checkpoint(path)
     torch.save(whole(model.state_dict()), Path(folder, "weights.pt"))
     run.fit_loop.max_epochs = 2
-    run.fit(model)
+    run.fit(model, samples)
     fuse.lit = True
     run.save_checkpoint(path)
 
 
-def loaded(folder, strategy, ranks, path):
+def loaded(folder, strategy, path):
     """The weights that a checkpoint gives to another module."""
     model = module()
     nn.init.zeros_(model.student.fc.weight)
-    run = trainer(folder, strategy=strategy, devices=ranks)
-    run.test(model, data(ranks), ckpt_path=path, verbose=False)
+    run = trainer(folder, strategy=strategy)
+    run.test(model, data(), ckpt_path=path, verbose=False)
     return whole(model.state_dict())
 
 
 def saved_fsdp2(folder):
     """A training that is tested, saved over an older checkpoint, and tested from it."""
     ema = StudentEMA(decay=0.5)
-    run, model, samples = trainer(folder, ema, strategy="fsdp2", devices=2), module(), data(2)
+    run, model, samples = trainer(folder, ema, strategy="fsdp2"), module(), data()
     path = Path(folder, "last.ckpt")
     run.fit(model, samples)
     run.save_checkpoint(path)

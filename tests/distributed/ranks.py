@@ -28,25 +28,25 @@ class Ended(NamedTuple):
     results: list[Any]
 
 
-def run(job: Callable[..., Any], *args: Any, folder: Path, ranks: int = 2, **kwargs: Any) -> list[Any]:
-    """What ``job(*args, **kwargs)`` returns on each of ``ranks`` processes, all of which must succeed."""
-    ended = launch(job, *args, folder=folder, ranks=ranks, **kwargs)
+def run(job: Callable[..., Any], folder: Path, *args: Any, ranks: int = 2, **kwargs: Any) -> list[Any]:
+    """What ``job`` returns on each of ``ranks`` processes, all of which must succeed; see :func:`launch`."""
+    ended = launch(job, folder, *args, ranks=ranks, **kwargs)
     assert ended.codes == [0] * ranks, "\n".join(ended.logs)
     return ended.results
 
 
 def launch(
-    job: Callable[..., Any], *args: Any, folder: Path, ranks: int = 2, patience: float = 20.0, **kwargs: Any
+    job: Callable[..., Any], folder: Path, *args: Any, ranks: int = 2, patience: float = 20.0, **kwargs: Any
 ) -> Ended:
-    """Start ``job(*args, **kwargs)`` in gloo processes as torchrun would; one process is not distributed.
+    """Start ``job(str(folder), *args, **kwargs)`` in gloo processes as torchrun would, and wait for their end.
 
     Args:
-        job: A function of a module; the processes import its file.
-        args: Plain values, as are ``kwargs``; what it returns is tensors and plain values.
-        folder: Where results and output go.
-        ranks: How many processes.
+        job: A function of a module, whose file the processes import. It returns tensors and plain values.
+        folder: Where the job works, and where its results and output go.
+        args: Plain values.
+        ranks: How many processes; a single one is not distributed.
         patience: Seconds that the others may take to end by themselves once one has failed; then they are killed.
-        kwargs: See ``args``.
+        kwargs: Plain values.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
@@ -57,8 +57,8 @@ def launch(
     processes = []
     for rank in range(ranks):
         (folder / f"{rank}.pt").unlink(missing_ok=True)
-        call = (job.__code__.co_filename, job.__name__, args, kwargs)
-        task = {"TASK": (*call, str(folder), rank, ranks, port)}
+        call = (job.__code__.co_filename, job.__name__, (str(folder), *args), kwargs)
+        task = {"TASK": (*call, rank, ranks, port)}
         process = context.Process(target=runpy.run_path, args=(__file__, task, "__rank__"))
         process.start()
         processes.append(process)
@@ -79,15 +79,9 @@ def launch(
 
 
 def _work(
-    file: str,
-    name: str,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    folder: str,
-    rank: int,
-    ranks: int,
-    port: int,
+    file: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], rank: int, ranks: int, port: int
 ) -> None:
+    folder = args[0]
     with open(f"{folder}/{rank}.log", "w") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)

@@ -16,16 +16,13 @@ SETTINGS = {
 def alone(tmp_path_factory):
     """The training on one process, by the name of its settings."""
     folder = tmp_path_factory.mktemp("alone")
-    return {
-        name: run(jobs.fit, str(folder), "auto", 1, folder=folder, ranks=1, **settings)[0]
-        for name, settings in SETTINGS.items()
-    }
+    return {name: run(jobs.fit, folder, ranks=1, **settings)[0] for name, settings in SETTINGS.items()}
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_ranks_equal_one(strategy, settings, alone, tmp_path):
-    shared = run(jobs.fit, str(tmp_path), strategy, 2, folder=tmp_path, **SETTINGS[settings])
+    shared = run(jobs.fit, tmp_path, strategy, **SETTINGS[settings])
     one = alone[settings]
     assert [result["rows"] for result in shared] == [[4, 4, 3] * jobs.EPOCHS, [4, 4, 2] * jobs.EPOCHS]
     for result in shared:
@@ -41,10 +38,7 @@ def test_the_settings_matter(alone):
 
 def test_batch_norm_under_fsdp2_is_that_of_ddp(tmp_path):
     """Each rank normalises by its own samples under both; the statistics that count are those of rank 0."""
-    ddp, fsdp2 = (
-        run(jobs.fit, str(tmp_path), strategy, 2, folder=tmp_path / strategy, norm="batch")
-        for strategy in ("ddp", "fsdp2")
-    )
+    ddp, fsdp2 = (run(jobs.fit, tmp_path / strategy, strategy, norm="batch") for strategy in ("ddp", "fsdp2"))
     for result in fsdp2:
         torch.testing.assert_close(result["weights"], ddp[0]["weights"], rtol=0, atol=1e-5)
         assert result["validation"] == pytest.approx(ddp[0]["validation"], abs=1e-5)
@@ -52,7 +46,7 @@ def test_batch_norm_under_fsdp2_is_that_of_ddp(tmp_path):
 
 def test_learned_scalars_under_fsdp2(tmp_path):
     terms = ["ce", "learned"]
-    one = run(jobs.fit, str(tmp_path), "auto", 1, folder=tmp_path / "one", ranks=1, terms=terms)[0]
-    for result in run(jobs.fit, str(tmp_path), "fsdp2", 2, folder=tmp_path / "two", terms=terms):
+    one = run(jobs.fit, tmp_path / "one", ranks=1, terms=terms)[0]
+    for result in run(jobs.fit, tmp_path / "two", "fsdp2", terms=terms):
         torch.testing.assert_close(result["weights"], one["weights"], rtol=0, atol=1e-5)
     assert one["weights"]["losses.learned.temperature"].item() != 2.0

@@ -13,13 +13,12 @@ MID_EPOCH, EPOCH_END = ("on_before_optimizer_step", 4), ("on_validation_start", 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_resumed_equals_uninterrupted(strategy, tmp_path):
-    shared = {"strategy": strategy, "ranks": 2}
-    whole = run(jobs.long_run, str(tmp_path / "whole"), folder=tmp_path, **shared)
+    whole = run(jobs.long_run, tmp_path / "whole", strategy)
     for kill in (MID_EPOCH, EPOCH_END):
         folder = tmp_path / kill[0]
-        killed = launch(jobs.long_run, str(folder), kill=kill, folder=folder / "logs", **shared)
+        killed = launch(jobs.long_run, folder, strategy, kill=kill)
         assert killed.codes == [-SIGKILL] * 2
-        resumed = run(jobs.long_run, str(folder), resume=str(folder / "last.ckpt"), folder=folder / "logs", **shared)
+        resumed = run(jobs.long_run, folder, strategy, resume=str(folder / "last.ckpt"))
         for result, expected in zip(resumed, whole, strict=True):
             assert result["steps"] == expected["steps"] == jobs.STEPS
             torch.testing.assert_close(result["weights"], expected["weights"], rtol=0, atol=1e-6)

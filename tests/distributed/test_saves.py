@@ -15,18 +15,18 @@ from .ranks import launch, run
 
 @pytest.mark.parametrize(("strategy", "ranks"), [("auto", 1), ("ddp", 2), ("fsdp2", 2)])
 def test_a_killed_save_leaves_the_previous_checkpoint(strategy, ranks, tmp_path):
-    folder, path = str(tmp_path), tmp_path / "last.ckpt"
-    killed = launch(jobs.killed_save, folder, strategy, ranks, folder=tmp_path / "logs", ranks=ranks, patience=1.0)
+    path = tmp_path / "last.ckpt"
+    killed = launch(jobs.killed_save, tmp_path, strategy, ranks=ranks, patience=1.0)
     assert killed.codes[0] == -SIGKILL
     assert [file.name for file in tmp_path.iterdir() if "partial" in file.name] == [".last.ckpt.partial"]
     saved = torch.load(tmp_path / "weights.pt", weights_only=True)
-    for state in run(jobs.loaded, folder, strategy, ranks, str(path), folder=tmp_path / "logs", ranks=ranks):
+    for state in run(jobs.loaded, tmp_path, strategy, str(path), ranks=ranks):
         torch.testing.assert_close(state, saved, rtol=0, atol=0)
 
 
 def test_fsdp2_checkpoints(tmp_path):
-    folder, path = str(tmp_path), tmp_path / "last.ckpt"
-    first, second = run(jobs.saved_fsdp2, folder, folder=tmp_path / "logs")
+    path = tmp_path / "last.ckpt"
+    first, second = run(jobs.saved_fsdp2, tmp_path)
     assert first["tested"] == second["tested"] == pytest.approx(first["tested after loading"])
     torch.testing.assert_close(first["weights"], second["weights"], rtol=0, atol=0)
 
@@ -51,5 +51,5 @@ def test_fsdp2_checkpoints(tmp_path):
 
     # a save that is killed while its folder takes the place of the previous one
     path.rename(previous(path))
-    for state in run(jobs.loaded, folder, "fsdp2", 2, str(path), folder=tmp_path / "logs"):
+    for state in run(jobs.loaded, tmp_path, "fsdp2", str(path)):
         torch.testing.assert_close(state, whole, rtol=0, atol=0)

@@ -9,7 +9,7 @@ from .ranks import launch
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_all_ranks_stop_together_and_the_checkpoint_stands(strategy, tmp_path):
-    ended = launch(jobs.stops, str(tmp_path), strategy, folder=tmp_path / "logs")
+    ended = launch(jobs.stops, tmp_path, strategy)
     assert ended.codes == [1, 1]  # each ended by itself: a rank that waits for the other is killed
     last = [log.strip().splitlines()[-1] for log in ended.logs]
     assert last[0] == last[1]

@@ -38,6 +38,9 @@ def log_probs(
             f"a number or one value a row, {tuple(student_logits.shape[:-1])}",
         )
         temperature = temperature.unsqueeze(-1)
+    if isinstance(temperature, Tensor) and temperature.requires_grad:
+        # a class at -inf has no probability at any temperature; dividing -inf would give T the gradient 0 * inf
+        student_logits, teacher_logits = student_logits.clamp(min=FLOOR), teacher_logits.clamp(min=FLOOR)
     student, teacher = (
         (logits / temperature).log_softmax(-1).clamp(min=FLOOR) for logits in (student_logits, teacher_logits)
     )

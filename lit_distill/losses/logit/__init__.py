@@ -1,6 +1,7 @@
 """Terms that compare what both networks answer: one paper, one file."""
 
 from lit_distill.losses.logit.bkd import BKD, bkd
+from lit_distill.losses.logit.crld import CRLD, crld
 from lit_distill.losses.logit.deit import DeiTHard, DeiTSoft, deit_hard, deit_soft
 from lit_distill.losses.logit.dhkd import DHKD, aligned_gradients, dhkd
 from lit_distill.losses.logit.dist import DIST, dist
@@ -9,6 +10,7 @@ from lit_distill.losses.logit.dkd import DKD, dkd
 from lit_distill.losses.logit.dtkd import DTKD, dtkd
 from lit_distill.losses.logit.kd import KD, kd
 from lit_distill.losses.logit.luminet import LumiNet, luminet
+from lit_distill.losses.logit.mlld import MLLD, mlld
 from lit_distill.losses.logit.mse import LogitMSE, logit_mse
 from lit_distill.losses.logit.nkd import NKD, nkd
 from lit_distill.losses.logit.ofa import OFA, ofa
@@ -24,11 +26,13 @@ from lit_distill.losses.logit.wsld import WSLD, wsld
 
 __all__ = [
     "BKD",
+    "CRLD",
     "DHKD",
     "DIST",
     "DKD",
     "DTKD",
     "KD",
+    "MLLD",
     "NKD",
     "OFA",
     "PLD",
@@ -51,6 +55,7 @@ __all__ = [
     "bkd",
     "cell_logits",
     "class_costs",
+    "crld",
     "deit_hard",
     "deit_soft",
     "dhkd",
@@ -60,6 +65,7 @@ __all__ = [
     "kd",
     "logit_mse",
     "luminet",
+    "mlld",
     "nkd",
     "ofa",
     "pld",

@@ -2,7 +2,6 @@
 
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,6 +30,7 @@ def deit_hard(class_head: Tensor, token_head: Tensor, teacher: Tensor, target: T
         A scalar.
 
     Example:
+        >>> import torch
         >>> deit_hard(torch.zeros(1, 4), torch.zeros(1, 4), torch.eye(4)[:1], torch.tensor([2]))
         tensor(1.3863)
     """
@@ -65,6 +65,7 @@ def deit_soft(
         A scalar.
 
     Example:
+        >>> import torch
         >>> deit_soft(torch.zeros(1, 4), torch.zeros(1, 4), torch.zeros(1, 4), torch.tensor([2]), alpha=0.5)
         tensor(0.6931)
     """
@@ -72,47 +73,16 @@ def deit_soft(
     return (1 - alpha) * F.cross_entropy(class_head, target) + share * kd(token_head, teacher, temperature)
 
 
-class DeiTHard(LogitLoss):
-    r"""The distillation token's head predicts the teacher's favourite class, the class token's head the label.
-
-    Paper: Touvron et al., Training data-efficient image transformers & distillation through attention, ICML 2021,
-        https://arxiv.org/abs/2012.12877
-
-    .. math:: \frac{1}{B} \sum_b -(1 - \alpha) \log q^{cls}_{b, y_b} - \alpha \log q^{dist}_{b, \arg\max_c z^t_{bc}}
-
-    with the probabilities q of both heads. The term holds the cross entropy with the labels: add none. For students
-    with two heads, such as timm's ``deit_tiny_distilled_patch16_224`` (``timm.create_model`` in a config), whose answer
-    is the mean of both, in training too: both heads are tapped where they stand in the network.
+class _TwoHeads(LogitLoss):
+    """A term for students with two heads, one of which learns from the labels and the other one from the teacher.
 
     Args:
         alpha: Share of the teacher, in [0, 1].
         class_head: Path of the head that learns from the labels.
         token_head: Path of the head that learns from the teacher.
-
-    Shape:
-        Logits ``(B, C)`` of both heads and of the teacher; target ``(B,)`` or ``(B, C)``; output a scalar.
-
-    Raises:
-        InputError: If ``alpha`` lies outside [0, 1], the shapes of the logits differ, or the student answers with a
-            pair of logits.
-
-    Traps:
-        - A timm model with ``set_distilled_training(True)`` answers with a pair in training, which nothing here
-          takes; without it nothing is missing.
-        - The labels may be smoothed or mixed, the teacher's choice is never smoothed. Under mixup the teacher must
-          see the mixed image.
-
-    Code: ``facebookresearch/deit:losses.py``, equal to the paper.
-
-    Example:
-        >>> student = Outputs(torch.zeros(1, 4), {"head": torch.zeros(1, 4), "head_dist": torch.zeros(1, 4)})
-        >>> DeiTHard()(student, Outputs(torch.eye(4)[:1]), torch.tensor([2]))
-        tensor(1.3863)
     """
 
-    def __init__(
-        self, alpha: float = 0.5, class_head: str = "head", token_head: str = "head_dist", **kwargs: Any
-    ) -> None:
+    def __init__(self, alpha: float, class_head: str = "head", token_head: str = "head_dist", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         require(0 <= alpha <= 1, "alpha", alpha, "in [0, 1]")
         require(class_head != token_head, "token_head", repr(token_head), "another path than class_head")
@@ -138,12 +108,53 @@ class DeiTHard(LogitLoss):
         class_head, token_head = (student.features[path] for path in self.layers)
         return class_head, token_head
 
+
+class DeiTHard(_TwoHeads):
+    r"""The distillation token's head predicts the teacher's favourite class, the class token's head the label.
+
+    Paper: Touvron et al., Training data-efficient image transformers & distillation through attention, ICML 2021,
+        https://arxiv.org/abs/2012.12877
+
+    .. math:: \frac{1}{B} \sum_b -(1 - \alpha) \log q^{cls}_{b, y_b} - \alpha \log q^{dist}_{b, \arg\max_c z^t_{bc}}
+
+    with the probabilities q of both heads. The term holds the cross entropy with the labels: add none. For students
+    with two heads, such as timm's ``deit_tiny_distilled_patch16_224`` (``timm.create_model`` in a config), whose answer
+    is the mean of both, in training too: both heads are tapped where they stand in the network.
+
+    Args:
+        alpha: Share of the teacher, in [0, 1].
+
+    Shape:
+        Logits ``(B, C)`` of both heads and of the teacher; target ``(B,)`` or ``(B, C)``; output a scalar.
+
+    Raises:
+        InputError: If ``alpha`` lies outside [0, 1], the shapes of the logits differ, or the student answers with a
+            pair of logits.
+
+    Traps:
+        - A timm model with ``set_distilled_training(True)`` answers with a pair in training, which nothing here
+          takes; without it nothing is missing.
+        - The labels may be smoothed or mixed, the teacher's choice is never smoothed. Under mixup the teacher must
+          see the mixed image.
+
+    Code: ``facebookresearch/deit:losses.py``, equal to the paper.
+
+    Example:
+        >>> import torch
+        >>> student = Outputs(torch.zeros(1, 4), {"head": torch.zeros(1, 4), "head_dist": torch.zeros(1, 4)})
+        >>> DeiTHard()(student, Outputs(torch.eye(4)[:1]), torch.tensor([2]))
+        tensor(1.3863)
+    """
+
+    def __init__(self, alpha: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(alpha=alpha, **kwargs)
+
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
         """Both cross entropies with their shares, mean over the batch."""
         return deit_hard(*self.heads(student), teacher.logits, target, self.alpha)
 
 
-class DeiTSoft(DeiTHard):
+class DeiTSoft(_TwoHeads):
     r"""The distillation token's head learns the teacher's softened probabilities, the class token's head the label.
 
     Paper: Touvron et al., Training data-efficient image transformers & distillation through attention, ICML 2021,
@@ -160,8 +171,6 @@ class DeiTSoft(DeiTHard):
         alpha: Share of the teacher, in [0, 1].
         temperature: Divides the logits of the teacher and of the head that learns from it.
         mode: Formula of the paper or of the released code, see above.
-        class_head: Path of the head that learns from the labels.
-        token_head: Path of the head that learns from the teacher.
 
     Shape:
         Logits ``(B, C)`` of both heads and of the teacher; target ``(B,)`` or ``(B, C)``; output a scalar.
@@ -177,6 +186,7 @@ class DeiTSoft(DeiTHard):
         ``huggingface/pytorch-image-models:timm/task/token_distillation.py`` (mode ``paper``).
 
     Example:
+        >>> import torch
         >>> student = Outputs(torch.zeros(1, 4), {"head": torch.zeros(1, 4), "head_dist": torch.zeros(1, 4)})
         >>> DeiTSoft(alpha=0.5)(student, Outputs(torch.zeros(1, 4)), torch.tensor([2]))
         tensor(0.6931)

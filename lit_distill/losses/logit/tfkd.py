@@ -1,8 +1,8 @@
 """Teacher-free knowledge distillation: from a teacher made by hand, or from the student's own earlier training."""
 
-import math
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from lit_distill.core.outputs import Outputs
@@ -46,10 +46,11 @@ def tfkd_reg(
     labels = hard_labels(target, student).unsqueeze(-1)
     # softened, the virtual teacher has two probabilities, that of the label and that of every other class: the
     # divergence is a smoothed cross entropy minus a constant, and needs no table of its probabilities
-    advantage = (correct - (1 - correct) / (classes - 1)) / temperature
-    log_label = -math.log1p((classes - 1) * math.exp(-advantage))
+    lead = student.new_tensor(correct - (1 - correct) / (classes - 1))
+    advantage = lead / temperature
+    log_label = -torch.log1p((classes - 1) * (-advantage).exp())
     log_other = log_label - advantage
-    label, other = math.exp(log_label), math.exp(log_other)
+    label, other = log_label.exp(), log_other.exp()
     entropy = -label * log_label - (classes - 1) * other * log_other
     log_q = (student / temperature if mode == "paper" else student).log_softmax(-1)
     chosen = log_q.gather(-1, labels).squeeze(-1)

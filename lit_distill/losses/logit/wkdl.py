@@ -82,7 +82,7 @@ def wkdl(
     log_q, log_p = (logits.log_softmax(-1).gather(-1, at_label).squeeze(-1) for logits in (student, teacher))
     loss = reduce_rows(-log_p.exp() * log_q)
 
-    q, p = ((ruled_out(logits, labels) / temperature).softmax(-1) for logits in (student, teacher))
+    q, p = (ruled_out(logits / temperature, labels).softmax(-1) for logits in (student, teacher))
     moved = _transport(q, p, costs.relu() + SMALL, labels, regularisation, iterations)
     return loss + gamma * reduce_rows(moved)
 

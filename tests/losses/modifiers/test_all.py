@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lit_distill.core.outputs import Outputs
 from lit_distill.errors import InputError
 from lit_distill.losses import (
     CTKD,
@@ -91,17 +90,7 @@ def test_a_temperature_that_is_held_is_that_of_the_term(term, modified):
 
 
 # 0 * inf in the gradient of the temperature, or a temperature that is read as a plain number
-DEAF = {"NKD": "-inf divided by T", "RLD": "-inf divided by T", "WKDL": "-inf divided by T", "TfKDReg": "math.exp of T"}
-
-
-@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True to a scalar")
-@pytest.mark.parametrize(
-    "term",
-    [
-        pytest.param(term, marks=pytest.mark.xfail(reason=DEAF[term.__name__]) if term.__name__ in DEAF else ())
-        for term in TEMPERED
-    ],
-)
+@pytest.mark.parametrize("term", TEMPERED)
 def test_the_gradient_of_a_learnt_temperature_passes_every_term(term):
     given = both()
     loss = met(CTKD(term(), lowest=2.0, span=4.0)).double()
@@ -149,16 +138,14 @@ def test_half_precision_is_raised(kind):
     torch.testing.assert_close(value.double(), exact, rtol=1e-5, atol=1e-7)
 
 
-@every_kind
-def test_mixed_labels(kind):
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != "renormalise_both"])  # which has no place for some labels
+def test_labels_as_probabilities(kind):
     student, teacher, target = both()
-    hard = call(KINDS[kind](logit.DKD()).double(), student, teacher, target) if kind != "renormalise_both" else None
-    soft = F.one_hot(target, CLASSES).double()
-    if hard is not None:
-        mixed = call(KINDS[kind](logit.DKD()).double(), student, teacher, 0.9 * soft + 0.1 / CLASSES)
-        if kind != "bucket":  # a share of the label is in the bucket then
-            torch.testing.assert_close(mixed, hard)
-    assert call(KINDS[kind](kd()).double(), student, teacher, soft).isfinite()
+    hard, soft = (
+        call(KINDS[kind](logit.DKD()).double(), student, teacher, y)
+        for y in (target, F.one_hot(target, CLASSES).double())
+    )
+    torch.testing.assert_close(soft, hard)
 
 
 @every_kind
@@ -279,13 +266,3 @@ def test_the_terms_own_temperature_stands_again(kind):
     with pytest.raises(InputError):
         call(loss, torch.zeros(8, 7), torch.zeros(8, 5), torch.zeros(8, dtype=torch.long))
     assert loss.loss.loss.temperature == 2.5
-
-
-def test_gradient_reaches_the_student_alone():
-    student, teacher, target = both()
-    teacher = teacher.requires_grad_()
-    with torch.no_grad():
-        heard = Outputs(teacher.clone())
-    for make in KINDS.values():
-        value = make(kd()).double()(Outputs(student), heard, target)
-        assert value.requires_grad
