@@ -1,4 +1,5 @@
 from .golden_table import adapter_of, names
+from .untrained import untrained, workshop  # noqa: F401 -- fixtures
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -91,6 +91,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary")
     # Lightning advertises its cloud services on every run.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "💡" not in record.getMessage())
 
@@ -175,7 +176,8 @@ class DistillCLI(LightningCLI):
         """Leave out the standing callbacks that contradict a switch of the Trainer."""
         config = self.config_init[self.subcommand]
         parser = self._parser(self.subcommand)
-        if config.trainer.enable_checkpointing is False:
+        # Lightning's own fast_dev_run still writes last.ckpt.
+        if config.trainer.enable_checkpointing is False or config.trainer.fast_dev_run:
             parser.callback_keys.remove("checkpoint")
         if config.trainer.enable_progress_bar is False:
             parser.callback_keys.remove("progress")

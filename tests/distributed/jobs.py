@@ -3,6 +3,7 @@
 A function whose first argument is ``folder`` is a job, which :func:`.ranks.launch` starts in that folder.
 """
 
+import copy
 import os
 import signal
 from pathlib import Path
@@ -11,11 +12,17 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from lit_distill.callbacks import StudentEMA
+from lit_distill.cli import main
 from lit_distill.core import strategies
+from lit_distill.core.module import DistillModule
 from lit_distill.data import Digits, Mixup
 from lit_distill.distiller import Distiller
+from lit_distill.errors import InputError
 from lit_distill.losses import KD, RKD, CrossEntropy, FitNet, LogitLoss
 from lit_distill.models import ConvNet
 
@@ -160,7 +167,10 @@ def long_run(folder, strategy="auto", kill=None, resume=None, interval="step", *
         scheduler_interval=interval,
     )
     L.seed_everything(0 if resume is None else 1, verbose=False)  # what the checkpoint brings must win
-    callbacks = [ModelCheckpoint(folder, every_n_train_steps=1, save_last=True), *([Kill(*kill)] if kill else [])]
+    callbacks = [
+        ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=0, save_last=True),
+        *([Kill(*kill)] if kill else []),
+    ]
     run = trainer(folder, *callbacks, strategy=strategy, **settings)
     run.fit(model, data(mix=Mixup()), ckpt_path=resume)
     return {"weights": whole(model.student.state_dict()), "steps": run.global_step}
@@ -222,9 +232,111 @@ def saved_fsdp2(folder):
     run.save_checkpoint(path)
     (tested,) = run.test(model, samples, verbose=False)
     (again,) = run.test(model, samples, ckpt_path=path, verbose=False)
+    predicted = torch.cat(run.predict(model, samples))
     return {
         "tested": tested,
         "tested after loading": again,
+        "predicted": predicted,
         "weights": whole(model.state_dict()),
         "average": ema.averaged_student_state(),
     }
+
+
+class Block(nn.Module):
+    """A large part, and a larger one around it."""
+
+    def __init__(self):
+        super().__init__()
+        self.around = nn.Linear(8, 8)
+        self.inner = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+
+    def forward(self, x):
+        return x + self.inner(self.around(x))
+
+
+class Nested(nn.Module):
+    """Blocks in blocks, a list whose items are called one by one, and weights that two modules share."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.Sequential(nn.Linear(4, 8), Block(), nn.Linear(8, 2))
+        self.lists = nn.ModuleList([nn.ModuleList([nn.Linear(2, 16), nn.Linear(16, 16)])])
+        self.head = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 3))
+        self.head[0].weight = self.lists[0][1].weight
+        self.scale = nn.Parameter(torch.tensor(2.0), requires_grad=False)
+
+    def forward(self, x):
+        x = self.blocks(x)
+        for layer in self.lists[0]:
+            x = layer(x).relu()
+        return self.head(x) * self.scale
+
+
+def sharded(folder):
+    """What sharding does to a network that trains, to a frozen one, and to a list of networks."""
+    torch.distributed.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (RANKS,))
+    strategies.UNIT = 50
+    torch.manual_seed(0)
+    plain, x = Nested(), torch.randn(5, 4)
+    trained, frozen, listed = copy.deepcopy(plain), copy.deepcopy(plain), nn.ModuleDict({"a": copy.deepcopy(plain)})
+    frozen.requires_grad_(False)
+    for network_ in (trained, frozen, listed):
+        strategies.shard(network_, mesh)
+    outputs = {"plain": plain(x), "trained": trained(x), "frozen": frozen(x), "listed": listed["a"](x)}
+    plain(x).square().sum().backward()
+    outputs["trained"].square().sum().backward()
+    return {
+        "outputs": {name: output.detach() for name, output in outputs.items()},
+        "gradients": {name: whole({name: p.grad})[name] for name, p in trained.named_parameters() if p.requires_grad},
+        "expected": {name: p.grad for name, p in plain.named_parameters() if p.requires_grad},
+        "units": [name for name, part in trained.named_modules() if isinstance(part, FSDPModule)],
+        "not sharded": {
+            "trained": [name for name, p in trained.named_parameters() if not isinstance(p, DTensor)],
+            "frozen": [name for name, p in frozen.named_parameters() if not isinstance(p, DTensor)],
+        },
+        "tied": trained.head[0].weight is trained.lists[0][1].weight,
+    }
+
+
+class Forgetful(Distiller):
+    """Holds a parameter that no network holds."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = nn.Parameter(torch.ones(1))
+
+
+def refused(folder):
+    """What is said about modules that FSDP2 cannot train."""
+    messages = {}
+    for name, made in {
+        "outside": module(Forgetful),
+        "scalar": module(terms={"ce": CrossEntropy(), "learned": Learned(shape=())}),
+    }.items():
+        try:
+            trainer(folder, strategy="fsdp2").fit(made, data())
+        except InputError as error:
+            messages[name] = str(error)
+    return messages
+
+
+def without_parameters(folder):
+    """A teacher that has none."""
+    teacher = nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(10))
+    model = Distiller(student=network(8), teacher=teacher, losses={"kd": KD()}, optimizer=sgd, input_shape=(1, 8, 8))
+    run = trainer(folder, strategy="fsdp2", max_epochs=1)
+    run.fit(model, data())
+    return run.global_step
+
+
+def command(folder, *arguments, kill=None):
+    """The command line, killed after ``kill`` steps."""
+
+    def on_train_batch_start(self, batch, batch_idx):
+        if self.trainer.global_step == kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    DistillModule.on_train_batch_start = on_train_batch_start
+    os.chdir(folder)
+    return main(list(arguments))

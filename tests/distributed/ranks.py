@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-PRELOAD = ("lit_distill.distiller", "lit_distill.supervised", "lit_distill.data", "lit_distill.callbacks", "sklearn")
+PRELOAD = ("lit_distill.cli.trainer", "matplotlib.figure")
 
 
 class Ended(NamedTuple):

@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lit_distill.core.outputs import Outputs
-from lit_distill.losses import DIST, RKD, SKD, LumiNet
+from lit_distill.losses import DIST, MLLD, RKD, SKD, LumiNet
 from lit_distill.losses.gather import gathered
+from lit_distill.losses.logit import uskd
 
 SPLITS = [(0, 3), (3, 8)]  # rows of each rank: unequal numbers
 
@@ -48,6 +49,26 @@ def logits_of_the_whole_batch(own, kind):
     torch.testing.assert_close(gradient, 2 * whole[own])  # as large as the sum over both ranks
 
 
+def two_views_of_the_whole_batch(own):
+    student, teacher = (torch.randn(2, 8, 5).double() for _ in range(2))  # weak views and strong ones
+    student.requires_grad_()
+    expected = MLLD()(Outputs(student.flatten(0, 1)), Outputs(teacher.flatten(0, 1)), torch.empty(0))
+    part = student[:, own].detach().requires_grad_()
+    said = [Outputs(views.flatten(0, 1)) for views in (part, teacher[:, own])]
+    value = MLLD(gather=True)(*said, torch.empty(0))
+    torch.testing.assert_close(value, expected)
+    (gradient,), (whole,) = torch.autograd.grad(value, part), torch.autograd.grad(expected, student)
+    torch.testing.assert_close(gradient, 2 * whole[:, own])
+
+
+def mean_confidence_of_the_whole_batch(own):
+    student, weak = (torch.randn(8, 5).double() for _ in range(2))
+    target = torch.arange(8) % 5
+    value = uskd(student[own], weak[own], target[own], gather=True) * len(target[own])
+    dist.all_reduce(value)
+    torch.testing.assert_close(value / 8, uskd(student, weak, target))
+
+
 def gradient_is_the_sum_over_the_losses_of_all_ranks(own):
     x = torch.randn(8, 2, 3, dtype=torch.float64)
     weights = torch.randn(2, 8, 2, 3, dtype=torch.float64)  # another loss on each rank
@@ -74,6 +95,8 @@ def main(rank: int, meeting: str) -> None:
     relations_of_the_whole_batch(own)
     for kind in (DIST, LumiNet, SKD):
         logits_of_the_whole_batch(own, kind)
+    two_views_of_the_whole_batch(own)
+    mean_confidence_of_the_whole_batch(own)
     gradient_is_the_sum_over_the_losses_of_all_ranks(own)
     a_rank_without_rows()
     dist.destroy_process_group()

@@ -162,12 +162,17 @@ class CRLD(LogitLoss):
         check_same_shape(student.logits, teacher.logits, "logits")
         size = len(student.logits)
         require(size % 2 == 0, "batch", f"{size} samples", "an even number: all weak views, then all strong ones")
+        (student_weak, student_strong), (teacher_weak, teacher_strong) = (
+            said.logits.chunk(2) for said in (student, teacher)
+        )
         return crld(
-            *student.logits.chunk(2),
-            *teacher.logits.chunk(2),
-            within_weight=self.within_weight,
-            cross_weight=self.cross_weight,
-            temperature=self.temperature,
-            weak_threshold=self.weak_threshold,
-            strong_threshold=self.strong_threshold,
+            student_weak,
+            student_strong,
+            teacher_weak,
+            teacher_strong,
+            self.within_weight,
+            self.cross_weight,
+            self.temperature,
+            self.weak_threshold,
+            self.strong_threshold,
         )

@@ -13,7 +13,6 @@ from lit_distill.losses.gather import gathered
 from lit_distill.losses.logit.kd import kd
 from lit_distill.losses.precision import fp32
 
-POOL = (4.0, 3.0, 5.0, 2.0, 6.0)
 # Of the pool, in the released code: the temperatures at which the strong views are compared.
 STRONG = 3
 
@@ -24,7 +23,7 @@ def mlld_levels(
     student_strong: Tensor,
     teacher_weak: Tensor,
     teacher_strong: Tensor,
-    temperatures: Sequence[float] = POOL,
+    temperatures: Sequence[float] = (4.0, 3.0, 5.0, 2.0, 6.0),
     mode: Literal["paper", "code"] = "code",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The three levels of :func:`mlld`, each summed over the temperatures.
@@ -75,7 +74,7 @@ def mlld(
     student_strong: Tensor,
     teacher_weak: Tensor,
     teacher_strong: Tensor,
-    temperatures: Sequence[float] = POOL,
+    temperatures: Sequence[float] = (4.0, 3.0, 5.0, 2.0, 6.0),
     mode: Literal["paper", "code"] = "code",
 ) -> Tensor:
     """Sum of divergences of samples and of differences of Gram matrices, over several temperatures.
@@ -154,7 +153,7 @@ class MLLD(LogitLoss):
 
     def __init__(
         self,
-        temperatures: tuple[float, ...] = POOL,
+        temperatures: tuple[float, ...] = (4.0, 3.0, 5.0, 2.0, 6.0),
         mode: Literal["paper", "code"] = "code",
         gather: bool = False,
         **kwargs: Any,
@@ -176,4 +175,5 @@ class MLLD(LogitLoss):
         views = [*student.logits.chunk(2), *teacher.logits.chunk(2)]
         if self.gather:
             views = [gathered(view) for view in views]
-        return mlld(*views, temperatures=self.temperatures, mode=self.mode)
+        student_weak, student_strong, teacher_weak, teacher_strong = views
+        return mlld(student_weak, student_strong, teacher_weak, teacher_strong, self.temperatures, self.mode)

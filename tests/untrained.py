@@ -1,0 +1,74 @@
+"""Untrained networks where presets look for trained ones, so that a test of a preset trains no teacher."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import pytest
+import torch
+import yaml
+from torch import nn
+
+import lit_distill.models  # noqa: F401 -- for the names of its classes
+from lit_distill import presets
+from lit_distill.student_file import save_student
+
+#: What stands in the card of an untrained student, as if it had been tested.
+RESULTS = {"last": {"acc": 0.25}, "selected": {"acc": 0.5}}
+
+#: What Lightning itself makes users of Python see: a deprecated use of pytrees, and that a frozen teacher is in eval
+#: mode. The command line is silent about both.
+UPSTREAM = ("ignore:.*LeafSpec.*:FutureWarning", "ignore:Found .* in eval mode at the start of training")
+
+
+def built(settings: dict[str, Any]) -> nn.Module:
+    """The network that ``settings`` (``class_path`` and ``init_args``) describe, always with the same weights."""
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--network", type=nn.Module)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return parser.instantiate(parser.parse_object({"network": settings})).network
+
+
+def wanted(settings: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Path and network of every file that the settings of a preset need."""
+    if isinstance(settings, list):
+        for value in settings:
+            yield from wanted(value)
+    if isinstance(settings, dict):
+        if str(settings.get("class_path")).endswith("restored"):
+            yield settings["init_args"]["path"], settings["init_args"]["model"]
+        if "recipe" in settings and "class_path" not in settings and "model" not in settings:
+            recipe = yaml.safe_load(presets.find(settings["recipe"]).read_text(encoding="utf-8"))
+            yield settings["path"], recipe["model"]["init_args"]["student"]
+        for value in settings.values():
+            yield from wanted(value)
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory) -> Path:
+    """A folder with every file that a preset names, untrained."""
+    folder = tmp_path_factory.mktemp("untrained")
+    for preset in presets.all_presets():
+        for path, network in wanted(yaml.safe_load(preset.read_text(encoding="utf-8"))):
+            if not (folder / path).exists():
+                save_student(built(network), folder / path, {"results": RESULTS})
+    return folder
+
+
+@pytest.fixture
+def workshop(untrained, tmp_path, monkeypatch) -> Iterator[Path]:
+    """An empty working directory but for the files that presets name."""
+    folder = tmp_path / "workshop"
+    folder.mkdir()
+    for entry in untrained.iterdir():
+        (folder / entry.name).symlink_to(entry)
+    monkeypatch.chdir(folder)
+    # A run sets this for its subprocesses, and leaves it.
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    yield folder
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", "")).startswith(str(folder)):
+            del sys.modules[name]
