@@ -70,10 +70,13 @@ def report(
         results["selected"] = tested(trainer, module, datamodule, best)
     folder = run_folder(trainer)
     student_file = next((c.target(trainer) for c in trainer.callbacks if isinstance(c, StudentFile)), None)  # type: ignore[attr-defined]
+    sizes = {"student": size(module.student, module.input_shape)}  # on every rank: the networks may be sharded
+    if isinstance(module, Distiller):
+        sizes["teacher"] = size(module.teacher.module, module.input_shape)
     if trainer.is_global_zero:
         if student_file is not None and student_file.exists():
             send(trainer, student_file, update_card(student_file, {"results": results}))
-        show(module, results, baseline.results(), folder, student_file)
+        show(module, results, baseline.results(), sizes, folder, student_file)
     return results
 
 
@@ -112,6 +115,7 @@ def show(
     module: ClassificationModule,
     results: dict[str, dict[str, float]],
     alone: dict[str, dict[str, float]],
+    sizes: dict[str, tuple[int, int]],
     folder: Path,
     student_file: Path | None,
 ) -> None:
@@ -120,9 +124,9 @@ def show(
     table.add_column("", no_wrap=True)
     for column in ("last", "selected", "agreement", "parameters", "MACs"):
         table.add_column(column, justify="right")
-    student_size = size(module.student, module.input_shape)
+    student_size = sizes["student"]
     if isinstance(module, Distiller):
-        teacher = size(module.teacher.module, module.input_shape)
+        teacher = sizes["teacher"]
         accuracy = percent(results["last"].get("teacher_acc"))
         table.add_row("teacher", accuracy, "", "", f"{teacher[0]:,}", f"{teacher[1]:,}")
         if alone:

@@ -13,8 +13,6 @@ import yaml
 from lit_distill import presets
 from lit_distill.cli import COMMANDS, TOOLS, main
 
-from .untrained import UPSTREAM
-
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 #: Marker (if there is one), language and content of every block of code.
@@ -22,8 +20,6 @@ BLOCKS = re.findall(r"(?:<!-- ([\w: .]+) -->\n)?```(\w*)\n(.*?)```\n", README, r
 SCRIPTS = [content for marker, language, content in BLOCKS if marker == "test"]
 SHELL = "\n".join(content for _, language, content in BLOCKS if language == "bash").replace("\\\n", " ")
 ONE_STEP = ["--trainer.max_epochs=1", *(f"--trainer.limit_{part}_batches=1" for part in ("train", "val", "test"))]
-
-pytestmark = [pytest.mark.filterwarnings(warning) for warning in UPSTREAM]
 
 
 def commands():

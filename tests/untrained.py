@@ -18,10 +18,6 @@ from lit_distill.student_file import save_student
 #: What stands in the card of an untrained student, as if it had been tested.
 RESULTS = {"last": {"acc": 0.25}, "selected": {"acc": 0.5}}
 
-#: What Lightning itself makes users of Python see: a deprecated use of pytrees, and that a frozen teacher is in eval
-#: mode. The command line is silent about both.
-UPSTREAM = ("ignore:.*LeafSpec.*:FutureWarning", "ignore:Found .* in eval mode at the start of training")
-
 
 def built(settings: dict[str, Any]) -> nn.Module:
     """The network that ``settings`` (``class_path`` and ``init_args``) describe, always with the same weights."""

@@ -110,7 +110,7 @@ class ClassificationModule(DistillModule):
         student, terms = self.terms(batch)
         share = self.share(len(x))
         self.last_terms = {name: self.weight_of(name) * value * share for name, value in terms.items()}
-        loss = torch.stack(list(self.last_terms.values())).sum()
+        loss = torch.stack(list(self.last_terms.values())).sum() + NoGradient.apply(student.logits)
         self.stop_at_nan(loss, terms)
         logged = {f"train/{name}": value.detach() for name, value in terms.items()}
         self.log_dict(logged, prog_bar=True, batch_size=len(x))
@@ -145,6 +145,25 @@ class ClassificationModule(DistillModule):
         for name in names:
             metrics[name].update(logits.float(), target)  # type: ignore[index]
             self.log(f"{stage}/{name}", metrics[name], prog_bar=name == "acc", batch_size=len(target))  # type: ignore[index]
+
+
+class NoGradient(torch.autograd.Function):
+    """Zero, whose gradient is zero: makes every output of the student a part of every loss.
+
+    Data-parallel wrappers wait for a gradient of all that a network returned. Terms that read features alone would
+    leave the classifier without one: DDP then refuses the next step, and FSDP2 never reduces the student's gradients.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        """A scalar 0."""
+        ctx.shape = logits.shape
+        return logits.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Zeros of the logits' shape."""
+        return gradients[0].new_zeros(ctx.shape)
 
 
 def example_forward(network: nn.Module, shape: tuple[int, ...], name: str) -> Tensor:

@@ -25,6 +25,9 @@ class ImageData(LightningDataModule, ABC):
     ``Trainer`` fits, training images are augmented and mixed as the arguments say; mixed ones come with class
     probabilities, float ``(B, num_classes)``, as target.
 
+    With ``strong_view``, batches to train on hold each image twice, ``(2 B, C, H, W)``: first all images as they
+    would be without it, then a strongly augmented view of each in the same order; their classes too come twice.
+
     Shuffling and augmentation depend on ``seed``, the epoch and the sample alone: not on the number of processes
     or workers, nor on whether the run was interrupted.
 
@@ -35,7 +38,7 @@ class ImageData(LightningDataModule, ABC):
         std: Standard deviation, likewise.
 
     Args:
-        batch_size: Samples a step, of each process.
+        batch_size: Samples a step, of each process. With ``strong_view`` networks see twice as many images.
         val_fraction: Share of the training set that is held out for validation, with its class proportions; in
             (0, 0.5].
         split_seed: Draws the samples held out.
@@ -43,12 +46,14 @@ class ImageData(LightningDataModule, ABC):
         index: Whether batches of training and validation are ``(x, target, index)``, with each sample's position
             in the full training set, int64 ``(B,)``. The test set has no such positions.
         augment: Whether to augment training images.
-        mix: Mixes training images and their labels.
+        mix: Mixes training images and their labels. Not together with ``strong_view``.
+        strong_view: Whether training batches hold a second, strongly augmented view of each image as well, with or
+            without ``augment``. For losses that compare two views: ``MLLD``, ``CRLD``, ``PairedViews``.
         num_workers: Processes that load batches; 0 loads in the main process.
         limit: Train on at most this many samples, with the class proportions of all. Default: all.
 
     Raises:
-        InputError: When an argument is outside its range.
+        InputError: When an argument is outside its range, or ``strong_view`` is asked for together with ``mix``.
     """
 
     num_classes: int
@@ -65,6 +70,7 @@ class ImageData(LightningDataModule, ABC):
         index: bool = False,
         augment: bool = False,
         mix: Mix | None = None,
+        strong_view: bool = False,
         num_workers: int = 0,
         limit: int | None = None,
     ) -> None:
@@ -78,6 +84,9 @@ class ImageData(LightningDataModule, ABC):
         self.index = index
         self.augment = augment
         self.mix = mix
+        if strong_view and mix is not None:
+            raise InputError(f"strong_view: true does not go with mix ({type(mix).__name__}); leave one of them out")
+        self.strong_view = strong_view
         self.num_workers = at_least(0, num_workers, "num_workers")
         self.limit = limit if limit is None else at_least(1, limit, "limit")
         self.parts: dict[str, Part] = {}
@@ -95,7 +104,10 @@ class ImageData(LightningDataModule, ABC):
         return None
 
     def prepared(self, batch: RawBatch) -> Tensor:
-        """The images of a batch as networks take them: on their device, float, normalised, augmented."""
+        """The images of a batch as networks take them: on their device, float, normalised, augmented.
+
+        With ``strong_view``, those to train on are followed by a strong view of each.
+        """
         return batch.x
 
     def setup(self, stage: str | None = None) -> None:
@@ -160,14 +172,17 @@ class ImageData(LightningDataModule, ABC):
             batch: What a loader of this data module gave.
             dataloader_idx: Of no importance here.
         """
-        x, target = self.prepared(batch), batch.target
+        x, target, position = self.prepared(batch), batch.target, batch.position
+        if self.strong_view and batch.training:
+            target = target.repeat(2)
+            position = None if position is None else position.repeat(2)
         if self.mix is not None and batch.training:
             rng = random.Random(key(self.seed, batch.epoch, Draw.MIX, batch.number))
             x, target = self.mix(x, target, self.num_classes, rng)
         if self.trainer is not None:
             # Lightning converted the batch to the module's precision before it had floating-point numbers
             x, target = self.trainer.precision_plugin.convert_input((x, target))
-        return (x, target, batch.position) if self.index and batch.position is not None else (x, target)
+        return (x, target, position) if self.index and position is not None else (x, target)
 
 
 def at_least(least: int, value: int, name: str) -> int:

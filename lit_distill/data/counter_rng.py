@@ -21,6 +21,19 @@ class Draw(IntEnum):
     FLIP = 4
     MIX = 5
     TRANSFORM = 6
+    STRONG_TRANSFORM = 7
+    STRONG_FLIP = 8
+    TURN = 9
+    ZOOM = 10
+    SHEAR_X = 11
+    SHEAR_Y = 12
+    SHIFT_X = 13
+    SHIFT_Y = 14
+    BRIGHTNESS = 15
+    CONTRAST = 16
+    CUT_ROW = 17
+    CUT_COLUMN = 18
+    CUT_SIDE = 19
 
 
 def key(*words: int) -> int:

@@ -12,12 +12,15 @@ from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms import Compose, InterpolationMode, RandAugment
 
 from lit_distill.data.base import ImageData, at_least
 from lit_distill.data.counter_rng import Draw, key
 from lit_distill.data.forked_rng import forked_rng
 from lit_distill.data.parts import Images
 from lit_distill.errors import InputError
+
+Transform = Callable[[Image.Image], Tensor]
 
 
 class FileImages(Images):
@@ -31,6 +34,7 @@ class FileImages(Images):
             generators depends on the seed, the epoch and the sample alone.
         eval_transform: Likewise of an image to evaluate on.
         seed: Of what the transforms draw.
+        strong_transform: Likewise makes a strong view of an image to train on. Default: there are none.
     """
 
     def __init__(
@@ -38,35 +42,42 @@ class FileImages(Images):
         root: Path,
         paths: list[str],
         targets: list[int],
-        train_transform: Callable[[Image.Image], Tensor],
-        eval_transform: Callable[[Image.Image], Tensor],
+        train_transform: Transform,
+        eval_transform: Transform,
         seed: int,
+        strong_transform: Transform | None = None,
     ) -> None:
         self.root = root
         # one array of bytes: a million strings would be copied into every worker, object by object
         self.paths = np.array([os.fsencode(path) for path in paths])
         self.targets = torch.tensor(targets)
-        self.transforms = {True: train_transform, False: eval_transform}
+        self.transforms = {True: {Draw.TRANSFORM: train_transform}, False: {Draw.TRANSFORM: eval_transform}}
+        if strong_transform is not None:
+            self.transforms[True][Draw.STRONG_TRANSFORM] = strong_transform
         self.seed = seed
 
     def take(self, positions: Tensor, epoch: int, training: bool) -> Tensor:
-        """The images at these positions, float32 ``(B, C, H, W)``.
+        """The images at these positions, float32 ``(B, C, H, W)``; those to train on may be followed by strong views.
 
         Raises:
             InputError: When a file cannot be read as an image.
         """
-        return torch.stack([self.one(position, epoch, training) for position in positions.tolist()])
+        images = [self.views(position, epoch, training) for position in positions.tolist()]
+        return torch.stack([x for view in zip(*images, strict=True) for x in view])
 
-    def one(self, position: int, epoch: int, training: bool) -> Tensor:
-        """One image, ``(C, H, W)``."""
+    def views(self, position: int, epoch: int, training: bool) -> list[Tensor]:
+        """One image, ``(C, H, W)``, and the strong view of it if there is to be one."""
         path = self.root / os.fsdecode(self.paths[position])
         try:
             with Image.open(path) as file:
                 image = file.convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise InputError(f"root: {path} cannot be read as an image: {error}") from error
-        with forked_rng(key(self.seed, epoch, position, Draw.TRANSFORM)):
-            return self.transforms[training](image)
+        views = []
+        for draw, transform in self.transforms[training].items():
+            with forked_rng(key(self.seed, epoch, position, draw)):
+                views.append(transform(image))
+        return views
 
 
 class ImageFolder(ImageData):
@@ -75,7 +86,8 @@ class ImageFolder(ImageData):
     Without ``test``, ``val`` is the test set and validation is held out from ``train``, so that no model is
     selected by what it is tested on; with ``test``, ``val`` validates and ``val_fraction`` is not used. ImageNet is
     the first kind. Images are decoded as they are needed. timm's transforms crop training images at random, resize
-    and mirror them; all others are resized and cropped in the centre.
+    and mirror them; all others are resized and cropped in the centre. Strong views are cropped and mirrored by
+    themselves, go through torchvision's ``RandAugment(2, 10)`` and have a rectangle filled with the mean.
 
     Args:
         root: Folder of the data set.
@@ -137,6 +149,13 @@ class ImageFolder(ImageData):
                 )
             except (AssertionError, KeyError, ValueError) as error:
                 raise InputError(f"auto_augment: {auto_augment} is no policy of timm: {error}") from error
+        self.strong_transform = None
+        if self.strong_view:
+            crop, _, finish = transform(
+                is_training=True, scale=(min_scale, 1.0), re_prob=1.0, re_mode="const", separate=True
+            )
+            strong = RandAugment(num_ops=2, magnitude=10, interpolation=InterpolationMode.BILINEAR)
+            self.strong_transform = Compose([crop, strong, finish])
 
     def read_train(self) -> FileImages:
         """The full training set."""
@@ -179,7 +198,9 @@ class ImageFolder(ImageData):
             paths: Path of every image, relative to ``root``.
             targets: Their classes.
         """
-        return FileImages(self.root, paths, targets, self.train_transform, self.eval_transform, self.seed)
+        return FileImages(
+            self.root, paths, targets, self.train_transform, self.eval_transform, self.seed, self.strong_transform
+        )
 
 
 def subfolders(folder: Path) -> list[str]:

@@ -14,7 +14,7 @@ class RawBatch(NamedTuple):
     """A batch on its way from the loader to ``ImageData.on_after_batch_transfer``.
 
     Attributes:
-        x: Images ``(B, C, H, W)``.
+        x: Images ``(B, C, H, W)``; twice as many where the set makes strong views, which come after all weak ones.
         target: Their classes, int64 ``(B,)``.
         position: Their positions in the training set, int64 ``(B,)``; none for samples that are not from there.
         epoch: The epoch.
@@ -41,7 +41,7 @@ class Images(ABC):
 
     @abstractmethod
     def take(self, positions: Tensor, epoch: int, training: bool) -> Tensor:
-        """The images at these positions, ``(B, C, H, W)``.
+        """The images at these positions, ``(B, C, H, W)``; where the set makes strong views, then those of all.
 
         Args:
             positions: Which images, int64 ``(B,)``.

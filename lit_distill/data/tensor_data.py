@@ -10,6 +10,7 @@ from lit_distill.data.augment import random_crop, random_flip
 from lit_distill.data.base import ImageData
 from lit_distill.data.counter_rng import Draw, uniform
 from lit_distill.data.parts import Images, RawBatch
+from lit_distill.data.strong import strongly_augmented
 from lit_distill.errors import InputError
 
 
@@ -58,6 +59,11 @@ class TensorData(ImageData):
     The loader cuts uint8 batches out of one tensor; conversion, normalisation and augmentation (a random crop of
     the padded image, a random mirror image) are done a whole batch at a time on the device.
 
+    So are strong views: images as they are in the set, turned by up to 10 degrees, sheared and zoomed by up to 0.1
+    and shifted by up to 0.15 of their sides, brightness and contrast multiplied by 0.7 to 1.3, which is what
+    RandAugment does at magnitude 10 of 30; and a square of up to half the side filled with the mean. Half of them
+    are mirrored in sets that augmentation mirrors.
+
     Attributes:
         padding: Pixels that augmentation adds on each side before it crops.
         flip: Whether augmentation mirrors left and right.
@@ -79,15 +85,18 @@ class TensorData(ImageData):
         return self.read("test")
 
     def prepared(self, batch: RawBatch) -> Tensor:
-        """The images of a batch as networks take them, float32 ``(B, C, H, W)``."""
-        x = batch.x
-        if self.augment and batch.training and batch.position is not None:
-            row, column, chance = (
-                uniform(self.seed, batch.epoch, draw, batch.position)
-                for draw in (Draw.CROP_ROW, Draw.CROP_COLUMN, Draw.FLIP)
-            )
-            x = random_crop(x, self.padding, row, column)
-            if self.flip:
-                x = random_flip(x, chance)
+        """The images of a batch as networks take them, float32; with strong views, those follow after all others."""
+        x, position = batch.x, batch.position
         mean, std = (255 * torch.tensor(value, device=x.device)[:, None, None] for value in (self.mean, self.std))
+        if batch.training and position is not None:
+
+            def draw(purpose: Draw) -> Tensor:
+                return uniform(self.seed, batch.epoch, purpose, position)
+
+            if self.augment:
+                x = random_crop(x, self.padding, draw(Draw.CROP_ROW), draw(Draw.CROP_COLUMN))
+                if self.flip:
+                    x = random_flip(x, draw(Draw.FLIP))
+            if self.strong_view:
+                x = torch.cat([x.float(), strongly_augmented(batch.x, mean, self.flip, draw)])
         return x.float().sub_(mean).div_(std)
