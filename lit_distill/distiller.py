@@ -112,8 +112,9 @@ class Distiller(ClassificationModule):
         """Both networks on one batch, and the terms of the objective."""
         x, target = batch[0], batch[1]
         index = batch[2] if len(batch) > 2 else None
-        student = self.forward_student(x)._replace(sample_index=index)
+        # The teacher first: its activations are freed before the student's, kept for the backward pass, are made.
         teacher = self.forward_teacher(x)._replace(sample_index=index)
+        student = self.forward_student(x)._replace(sample_index=index)
         return student, self.distill(student, teacher, target)
 
     def evaluate(self, batch: Batch, stage: str) -> None:

@@ -15,6 +15,7 @@ from lit_distill.cli.trainer import cli
 from lit_distill.data import FashionMNIST
 from lit_distill.errors import InputError
 from lit_distill.losses import CrossEntropy, DistillLoss, FeatureLoss, LogitLoss, RelationalLoss
+from lit_distill.losses.modifiers.base import Modifier
 
 EVERY = presets.all_presets()
 RUNS = [preset for preset in EVERY if preset.parent.name not in presets.PARTS]
@@ -99,7 +100,7 @@ def test_the_cpu_preset_runs(workshop):
 
 
 def test_every_loss_has_a_preset():
-    bases = {DistillLoss, LogitLoss, FeatureLoss, RelationalLoss, CrossEntropy}
+    bases = {DistillLoss, LogitLoss, FeatureLoss, RelationalLoss, CrossEntropy, Modifier}
     public = {name: getattr(lit_distill.losses, name) for name in lit_distill.losses.__all__}
     losses = {n for n, v in public.items() if isclass(v) and issubclass(v, DistillLoss) and v not in bases}
     used = presets.by_class(RUNS)

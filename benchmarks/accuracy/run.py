@@ -4,7 +4,7 @@
     python benchmarks/accuracy/run.py --presets kd_digits --seeds 0 1 2 3 4
     python benchmarks/accuracy/run.py --table                  # only write the tables and plots again
 
-A preset's baseline (its student on labels alone) runs with the same seeds. Each finished run is a line of records.jsonl;
+A preset's baseline (its student on labels alone) runs with the same seeds. A finished run is a line of records.jsonl;
 a run whose settings have a record already is not made again, so an interrupted call goes on where it stopped.
 """
 

@@ -105,7 +105,8 @@ def unsharded(folder: Path) -> dict[str, Tensor]:
             for name, entry in stored.items()
             if isinstance(entry, TensorStorageMetadata) and name.startswith(head)
         }
-        load_parts(weights, storage_reader=reader, no_dist=True)
+        with silent():  # it warns that there is one process, which is what it was told
+            load_parts(weights, storage_reader=reader, no_dist=True)
     except (OSError, CheckpointException) as error:
         raise InputError(f"checkpoint: {folder} is no sharded checkpoint, or lacks a part of one") from error
     return {name.removeprefix(head): value for name, value in weights.items()}

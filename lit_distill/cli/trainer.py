@@ -12,7 +12,6 @@ import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 # Imported for their names: a class that is known needs no path in YAML (`class_path: KD`).
@@ -26,6 +25,7 @@ from lit_distill import __version__
 from lit_distill.callbacks import Curves, DistillProgressBar, ExampleImages, StudentFile
 from lit_distill.callbacks.folder import run_folder
 from lit_distill.cli import TOOLS
+from lit_distill.cli.checkpoint import Checkpoint
 from lit_distill.cli.parser import Parser, causes
 from lit_distill.core.module import DistillModule
 from lit_distill.core.strategies import register
@@ -122,7 +122,7 @@ class DistillCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the standing callbacks, the baseline, and the links from data to model."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(Checkpoint, "checkpoint")
         parser.set_defaults({"checkpoint.monitor": "val/acc", "checkpoint.mode": "max", "checkpoint.save_last": True})
         parser.add_lightning_class_args(StudentFile, "student_file")
         parser.add_lightning_class_args(DistillProgressBar, "progress")

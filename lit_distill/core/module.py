@@ -101,7 +101,7 @@ class DistillModule(L.LightningModule):
         """
         if (ranks := self._ranks()) == 1:
             return 1.0
-        total = torch.tensor(float(rows), device=self.device)
+        total = torch.full((), float(rows), device=self.device)  # which makes no GPU wait, as a copy would
         torch.distributed.all_reduce(total)
         return rows * ranks / total
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -89,8 +89,9 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def _share_buffers(self) -> None:
         assert self.lightning_module is not None
-        for buffer in self.lightning_module.buffers():
-            torch.distributed.broadcast(buffer, src=0)
+        for value in self.lightning_module.state_dict().values():
+            if isinstance(value, Tensor) and not isinstance(value, DTensor):
+                torch.distributed.broadcast(value, src=0)
 
 
 def register() -> None:
@@ -139,10 +140,12 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
         raise InputError(
             f"model: {trained[0]} of {type(network).__name__} is a scalar, which FSDP2 cannot shard; give it shape (1,)"
         )
-    frozen = not any(p.requires_grad for p in network.parameters())
+    options: dict[str, Any] = {"mesh": mesh, "ignored_params": set(scalars.values())}
+    if not any(p.requires_grad for p in network.parameters()):
+        # No backward pass ends the use of a frozen network, so that its outermost unit would stay gathered.
+        options["reshard_after_forward"] = True
     for unit in [*units(network), network]:
-        # A frozen network has no backward pass, after which the outermost unit would be released.
-        fully_shard(unit, mesh=mesh, reshard_after_forward=frozen or None, ignored_params=set(scalars.values()))
+        fully_shard(unit, **options)
 
 
 def units(network: nn.Module) -> list[nn.Module]:

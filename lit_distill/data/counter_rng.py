@@ -1,6 +1,6 @@
 """Random numbers as a pure function of (seed, epoch, sample, draw): no state, no order, no rank."""
 
-from enum import IntEnum
+from enum import IntEnum, unique
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ _ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 _LAST_SHIFT = 31
 
 
+@unique
 class Draw(IntEnum):
     """What a number is drawn for; every purpose has a stream of its own."""
 

@@ -1,11 +1,11 @@
 """Strong augmentation of whole batches, on whatever device they are: a second, harder view of every image.
 
-RandAugment (Cubuk et al., CVPR Workshops 2020, https://arxiv.org/abs/1909.13719) does a few of fourteen operations to an
-image, each by a fixed amount. Here every image gets all operations, so that a batch is done at once, by amounts of its
-own: uniform up to what torchvision's ``RandAugment(2, 10)`` turns, shears, shifts, brightens and contrasts. Zoom, which
-it lacks, goes as far as shear. MLLD's own strong views (``Jin-Ying/Multi-Level-Logit-Distillation:mdistiller/dataset``)
-get two operations of up to two or three times these amounts, as the code never reads its magnitude of 10, and a hole
-as large as here.
+RandAugment (Cubuk et al., CVPR Workshops 2020, https://arxiv.org/abs/1909.13719) does a few of fourteen operations to
+an image, each by a fixed amount. Here every image gets all operations, so that a batch is done at once, by amounts of
+its own: uniform up to what torchvision's ``RandAugment(2, 10)`` turns, shears, shifts, brightens and contrasts. Zoom,
+which it lacks, goes as far as shear. In MLLD's own strong views, made in ``mdistiller/dataset`` of
+``Jin-Ying/Multi-Level-Logit-Distillation``, two operations go up to two or three times as far, as its code never reads
+the magnitude of 10; the hole is as large as here.
 
 Every pixel comes from elementwise arithmetic and one interpolation: without sums over an image or matrix products,
 whose rounding depends on the size of the batch, a view has the same bits in any batch.

@@ -30,11 +30,12 @@ SAMPLES, BATCH, EPOCHS = 21, 8, 3  # each epoch ends with a batch of 5, which tw
 STEPS = EPOCHS * -(-SAMPLES // BATCH)
 
 
-RANKS = int(os.environ.get("WORLD_SIZE", "1"))
+def world_size():
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def data(**kwargs):
-    return Digits(limit=SAMPLES, batch_size=BATCH // RANKS, augment=True, **kwargs)
+    return Digits(limit=SAMPLES, batch_size=BATCH // world_size(), augment=True, **kwargs)
 
 
 def network(width, dropout=0.0, norm="group"):
@@ -61,15 +62,16 @@ def module(kind=Distiller, dropout=0.0, norm="group", terms=None, **kwargs):
     terms = losses() if terms is None else terms
     arguments = {"optimizer": sgd, "input_shape": (1, 8, 8)} | kwargs
     made = kind(student=network(8, dropout, norm), teacher=network(16), losses=terms, **arguments)
-    if "fitnet" in terms:  # its BatchNorm would see each rank's samples alone
-        terms["fitnet"].regressors[0].bn = nn.GroupNorm(4, 16)
+    for term in terms.values():
+        if isinstance(term, FitNet):  # its BatchNorm would see each rank's samples alone
+            term.regressors[0].bn = nn.GroupNorm(4, 16)
     return made
 
 
 def trainer(folder, *callbacks, **kwargs):
     settings = {
         "accelerator": "cpu",
-        "devices": RANKS,
+        "devices": world_size(),
         "logger": False,
         "enable_checkpointing": any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         "enable_progress_bar": False,
@@ -101,7 +103,7 @@ class Steps(L.Callback):
 
 def fit(folder, strategy="auto", norm="group", terms=None, **settings):
     """A whole training: its losses, weights, and what validation says."""
-    strategies.UNIT = 500  # so that these networks have units
+    strategies.UNIT = 590  # so that the second block is a unit, and not its convolution
     steps, model = Steps(), module(norm=norm, terms=None if terms is None else {k: TERMS[k]() for k in terms})
     run = trainer(folder, steps, strategy=strategy, **settings)
     run.fit(model, data())
@@ -137,7 +139,12 @@ class Blows(LogitLoss):
         return student.logits.mean() * (float("nan") if last and self.calls > 2 else 1.0)
 
 
-TERMS = {"learned": Learned, "blows": Blows, "ce": CrossEntropy}
+TERMS = {
+    "learned": Learned,
+    "blows": Blows,
+    "ce": CrossEntropy,
+    "inner": lambda: FitNet(layers={"blocks.1.conv": "blocks.1.conv"}),
+}
 
 
 class Kill(L.Callback):
@@ -167,13 +174,14 @@ def long_run(folder, strategy="auto", kill=None, resume=None, interval="step", *
         scheduler_interval=interval,
     )
     L.seed_everything(0 if resume is None else 1, verbose=False)  # what the checkpoint brings must win
-    callbacks = [
-        ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=0, save_last=True),
-        *([Kill(*kill)] if kill else []),
-    ]
-    run = trainer(folder, *callbacks, strategy=strategy, **settings)
+    ema, last = StudentEMA(decay=0.9), ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=0, save_last=True)
+    run = trainer(folder, ema, *([Kill(*kill)] if kill else []), last, strategy=strategy, **settings)
     run.fit(model, data(mix=Mixup()), ckpt_path=resume)
-    return {"weights": whole(model.student.state_dict()), "steps": run.global_step}
+    return {
+        "weights": whole(model.student.state_dict()),
+        "average": ema.averaged_student_state(),
+        "steps": run.global_step,
+    }
 
 
 def stops(folder, strategy):
@@ -275,7 +283,7 @@ class Nested(nn.Module):
 def sharded(folder):
     """What sharding does to a network that trains, to a frozen one, and to a list of networks."""
     torch.distributed.init_process_group("gloo")
-    mesh = init_device_mesh("cpu", (RANKS,))
+    mesh = init_device_mesh("cpu", (world_size(),))
     strategies.UNIT = 50
     torch.manual_seed(0)
     plain, x = Nested(), torch.randn(5, 4)
@@ -328,6 +336,22 @@ def without_parameters(folder):
     run = trainer(folder, strategy="fsdp2", max_epochs=1)
     run.fit(model, data())
     return run.global_step
+
+
+CONFIG = """
+seed_everything: 3
+model:
+  class_path: Distiller
+  init_args:
+    student: {class_path: lit_distill.models.MLP, init_args: {hidden: [16]}}
+    teacher: {class_path: lit_distill.models.ConvNet, init_args: {in_channels: 1, width: 8, depth: 2, norm: group}}
+    losses: {ce: {class_path: CrossEntropy}, kd: {class_path: KD}}
+    optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.01}}
+    scheduler: {class_path: torch.optim.lr_scheduler.CosineAnnealingLR, init_args: {T_max: 3}}
+data: {class_path: Digits, init_args: {limit: 21, batch_size: 8, augment: true}}
+trainer: {accelerator: cpu, devices: 1, max_epochs: 3, enable_progress_bar: false, default_root_dir: .}
+checkpoint: {every_n_train_steps: 1, monitor: null}
+"""
 
 
 def command(folder, *arguments, kill=None):

@@ -103,6 +103,7 @@ class CRLD(LogitLoss):
     are 1 where the teacher's largest probability of that view, not softened, reaches the threshold.
 
     A batch holds each image twice: all weak views first, then all strong ones in the same order, and the labels twice.
+    Data modules with ``strong_view: true`` give such batches.
     The authors add the cross entropies of both views with weight 1 each; the mean over both, ``CrossEntropy``, gets 2.
 
     Args:

@@ -122,6 +122,7 @@ class MLLD(LogitLoss):
     to select them meet sums already taken.
 
     A batch holds each image twice: all weak views first, then all strong ones in the same order, and the labels twice.
+    Data modules with ``strong_view: true`` give such batches.
     The authors weigh this with 0.9 and the cross entropy of each view with 0.1; the mean over both, ``CrossEntropy``,
     gets 0.2.
 

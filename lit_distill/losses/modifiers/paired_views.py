@@ -21,7 +21,8 @@ class PairedViews(Modifier):
     .. math:: \ell \big( z^s(x_{\mathrm{strong}}), \; z^t(x_{\mathrm{weak}}) \big)
 
     A batch holds each image twice: all weakly augmented views first, then all strongly augmented ones in the same
-    order, and the labels twice. Each network sees this batch as it is.
+    order, and the labels twice; data modules with ``strong_view: true`` give such batches. Each network sees this batch
+    as it is.
 
     Args:
         loss: The term to modify: any term on logits, another modifier included.
