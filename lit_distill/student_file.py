@@ -144,11 +144,17 @@ def _writes() -> bool:
 
 
 def _write(student: nn.Module, path: Path, weights: dict[str, Tensor], card: Mapping[str, Any]) -> None:
+    # FSDP2 puts a class of its own making in front of a sharded network's
+    own = next(
+        c
+        for c in type(student).__mro__
+        if not c.__module__.startswith("torch.distributed") and "FSDP" not in c.__name__
+    )
     facts = {
         "format": FORMAT,
         "lit_distill": lit_distill.__version__,
         "torch": torch.__version__,
-        "student": f"{type(student).__module__}.{type(student).__qualname__}",
+        "student": f"{own.__module__}.{own.__qualname__}",
         "parameters": sum(parameter.numel() for parameter in student.parameters()),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

@@ -202,7 +202,7 @@ def check_checkpoint(path: object) -> None:
     if path is None or str(path) in ("last", "best", "hpc", "registry"):
         return
     file = Path(str(path))
-    if not file.exists():
+    if not file.exists() and not file.with_name(f".{file.name}.previous").exists():
         raise InputError(f"ckpt_path: {file} does not exist; accepted are a checkpoint's path, 'last' and 'best'")
     if file.is_file():
         try:

@@ -86,6 +86,7 @@ class ClassificationModule(DistillModule):
                     "input, e.g. input_shape=(3, 32, 32)"
                 )
             self.input_shape = tuple(shape)
+            self.hparams["input_shape"] = self.input_shape  # or load_from_checkpoint would not build the terms
             self.dry_run(self.input_shape)
 
     def forward(self, x: Tensor) -> Tensor:

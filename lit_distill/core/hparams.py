@@ -15,9 +15,9 @@ def objects(cls: type) -> list[str]:
     ``weights_only``. Arguments without a type hint count as objects.
 
     Example:
+        >>> import torch
         >>> class Example:
         ...     def __init__(self, net: torch.nn.Module, alpha: float, sizes: tuple[int, ...] | None) -> None: ...
-        >>> import torch
         >>> objects(Example)
         ['net']
     """

@@ -22,7 +22,7 @@ class CE(LogitLoss):
         return F.cross_entropy(student, target)
 
 
-class KD(LogitLoss):
+class FakeKD(LogitLoss):
     def __init__(self, temperature=4.0, **kwargs):
         super().__init__(**kwargs)
         self.temperature = temperature
@@ -39,7 +39,7 @@ class FakeDistiller(L.LightningModule):
         self.teacher = Frozen(nn.Linear(4, 3))  # always the same: no checkpoint brings it
         torch.manual_seed(seed)
         self.student = Student()
-        self.losses = nn.ModuleDict(losses or {"ce": CE(weight=0.3), "kd": KD(weight=0.7)})
+        self.losses = nn.ModuleDict(losses or {"ce": CE(weight=0.3), "kd": FakeKD(weight=0.7)})
         self.last_terms = {}
         self.validated = []
 

@@ -9,7 +9,7 @@ from torch import nn
 from lit_distill.callbacks import GradientConflict
 from lit_distill.errors import InputError
 
-from .fake import CE, KD, FakeDistiller, batches, same, trainer, weights
+from .fake import CE, FakeDistiller, FakeKD, batches, same, trainer, weights
 
 
 class Against(CE):
@@ -79,7 +79,7 @@ def test_training_does_not_change_by_a_bit(tmp_path, settings):
 
 def test_opposite_terms_conflict_and_equal_ones_do_not(tmp_path):
     logged = Logged()
-    module = FakeDistiller(a=CE(), b=CE(weight=1e-6), c=Against(), d=KD(weight=0.0))
+    module = FakeDistiller(a=CE(), b=CE(weight=1e-6), c=Against(), d=FakeKD(weight=0.0))
     trainer(tmp_path, GradientConflict(every=1), logged).fit(module, batches(), batches(1))
     for step in logged.steps:
         assert step["grad_cosine/a_b"] == pytest.approx(1.0)

@@ -150,6 +150,6 @@ def test_embeddings_must_be_of_the_same_samples(part):
 
 def test_bad_hyperparameters():
     with pytest.raises(InputError, match="distance_weight must be 0 or positive, got -1"):
-        RKD(distance_weight=-1, layers={})
+        RKD(distance_weight=-1, layers={"a": "a"})
     with pytest.raises(InputError, match="angle_weight must be 0 or positive, got -1"):
-        RKD(angle_weight=-1, layers={})
+        RKD(angle_weight=-1, layers={"a": "a"})

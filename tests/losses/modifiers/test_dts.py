@@ -82,7 +82,7 @@ def test_in_training_somebody_must_say_how_far_it_is():
     with pytest.raises(InputError, match=r"progress of DTS must be .* \(callback Schedule .*\), got nan"):
         call(loss, *both())
     assert isinstance(loss.progress, float)  # or a schedule would not find it
-    assert math.isfinite(call(loss.eval(), *both()))
+    assert math.isfinite(call(loss.eval(), *both()).detach())
 
 
 @pytest.mark.parametrize(
