@@ -64,10 +64,10 @@ def report(
     """
     if not isinstance(module, ClassificationModule) or datamodule is None:
         return {}
-    results = {"last": tested(trainer, module, datamodule, None)}
+    results = {"last": measured(trainer, module, datamodule, None)}
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if best:
-        results["selected"] = tested(trainer, module, datamodule, best)
+        results["selected"] = measured(trainer, module, datamodule, best)
     folder = run_folder(trainer)
     student_file = next((c.target(trainer) for c in trainer.callbacks if isinstance(c, StudentFile)), None)  # type: ignore[attr-defined]
     sizes = {"student": size(module.student, module.input_shape)}  # on every rank: the networks may be sharded
@@ -103,7 +103,7 @@ def send(trainer: Trainer, student_file: Path, card: dict[str, Any]) -> None:
             logger.experiment.log_artifact(artifact)
 
 
-def tested(
+def measured(
     trainer: Trainer, module: ClassificationModule, datamodule: LightningDataModule, checkpoint: str | None
 ) -> dict[str, float]:
     """Test metrics without their prefix, of the weights as they are or of a checkpoint's."""

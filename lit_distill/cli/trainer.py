@@ -188,6 +188,14 @@ class DistillCLI(LightningCLI):
         if not self.trainer.fast_dev_run and self.trainer.state.finished:  # type: ignore[attr-defined]
             report(self.trainer, self.model, self.datamodule, self.config_init[self.subcommand].baseline)
 
+    def before_predict(self) -> None:
+        """Refuse several processes, of which each would know the predictions of its own samples only."""
+        if self.trainer.world_size > 1:
+            raise InputError(
+                f"trainer.devices: predict runs in one process, not in {self.trainer.world_size}; add "
+                "--trainer.devices=1 --trainer.num_nodes=1"
+            )
+
     def after_predict(self) -> None:
         """Write the predictions where the user finds them."""
         write_predictions(self.trainer)

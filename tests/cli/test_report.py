@@ -183,6 +183,11 @@ def test_the_other_commands(workshop, capsys):
     assert Counter(path.name for path in Path("runs").rglob("*.yaml"))["config.yaml"] == 1  # the fit's alone
 
 
+def test_predictions_of_several_processes_are_refused(workshop, capsys):
+    assert main(["predict", "--config", KD, "--trainer.accelerator=cpu", "--trainer.devices=2"]) == 2
+    assert "trainer.devices: predict runs in one process, not in 2" in capsys.readouterr().err
+
+
 def test_a_student_that_nobody_trained_is_mentioned(workshop, capsys):
     assert main(["test", "--config", KD, "--trainer.limit_test_batches=1"]) == 0
     assert "ckpt_path is not given: the student is the one that the model builds" in capsys.readouterr().err
