@@ -35,10 +35,11 @@ class Distiller(ClassificationModule):
         InputError: When a layer of a term names no submodule, or the networks do not take the input's shape.
 
     Example:
+        >>> from torch.optim import Adam
         >>> from lit_distill.losses import KD, CrossEntropy
         >>> losses = {"ce": CrossEntropy(weight=0.1), "kd": KD(weight=0.9, temperature=4.0)}
         >>> student, teacher = nn.Linear(8, 3), nn.Linear(8, 3)
-        >>> module = Distiller(student=student, teacher=teacher, losses=losses, optimizer=torch.optim.Adam)
+        >>> module = Distiller(student=student, teacher=teacher, losses=losses, optimizer=Adam)
         >>> sorted(module.state_dict())
         ['student.bias', 'student.weight']
     """

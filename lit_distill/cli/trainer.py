@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -207,16 +208,22 @@ def check_checkpoint(path: object) -> None:
     Raises:
         InputError: Naming the file.
     """
-    if path is None or str(path) in ("last", "best", "hpc", "registry"):
+    if path is None:
         return
     file = Path(str(path))
     if not file.exists() and not file.with_name(f".{file.name}.previous").exists():
-        raise InputError(f"ckpt_path: {file} does not exist; accepted are a checkpoint's path, 'last' and 'best'")
+        # Lightning's "last" and "best" look in this run's folder, which is new: it would begin anew, and hardly say so.
+        raise InputError(f"ckpt_path: {file} does not exist; accepted is a path, e.g. RUN/checkpoints/last.ckpt")
     if file.is_file():
         try:
             torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0]
+        except UnpicklingError as error:
+            raise InputError(
+                f"ckpt_path: {file} is no checkpoint, or holds more than tensors and plain values; nothing else is "
+                "ever unpickled"
+            ) from error
+        except Exception as error:  # a damaged archive raises almost anything
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise InputError(f"ckpt_path: {file} is no readable checkpoint, or was cut short ({reason})") from error
 
 

@@ -50,6 +50,7 @@ class ClassificationModule(DistillModule):
         logits = self.examine(input_shape)
         if logits.ndim != 2:
             raise InputError(f"student: answers with shape {tuple(logits.shape)}; accepted are logits (B, C)")
+        self.num_classes = logits.shape[1]
         for stage in ("val", "test"):
             self.metrics[stage] = nn.ModuleDict(self.build_metrics(logits.shape[1]))
 
@@ -76,9 +77,13 @@ class ClassificationModule(DistillModule):
         }
 
     def setup(self, stage: str) -> None:
-        """Do the dry run now if the input's shape was not given: the data module knows it."""
+        """Do the dry run now if the input's shape was not given, and compare the classes with the data's.
+
+        Raises:
+            InputError: When the shape is not known, or the student answers fewer classes than the data has.
+        """
+        datamodule = getattr(self.trainer, "datamodule", None)
         if self.input_shape is None:
-            datamodule = getattr(self.trainer, "datamodule", None)
             shape = getattr(datamodule, "input_shape", None)
             if shape is None:
                 raise InputError(
@@ -88,6 +93,9 @@ class ClassificationModule(DistillModule):
             self.input_shape = tuple(shape)
             self.hparams["input_shape"] = self.input_shape  # or load_from_checkpoint would not build the terms
             self.dry_run(self.input_shape)
+        classes = getattr(datamodule, "num_classes", None)
+        if classes is not None and classes > self.num_classes:
+            raise InputError(f"student: answers {self.num_classes} classes, and the data has {classes}")
 
     def forward(self, x: Tensor) -> Tensor:
         """The student's logits ``(B, C)``."""

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from lit_distill.core.checkpoints import WholeFiles
 from lit_distill.core.hparams import objects
+from lit_distill.core.overrule import overrule
 from lit_distill.core.rng import RNGStates, rng_states, set_rng_states
 from lit_distill.core.strategies import shard, unsharded
 from lit_distill.errors import InputError
@@ -56,8 +57,15 @@ class DistillModule(L.LightningModule):
         self.save_hyperparameters(logger=False, ignore=ignore)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer over every parameter that requires a gradient, and its scheduler if there is one."""
-        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        """The optimizer over every parameter that requires a gradient, and its scheduler if there is one.
+
+        Raises:
+            InputError: When the optimizer refuses its arguments.
+        """
+        try:
+            optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        except ValueError as error:
+            raise InputError(f"optimizer: {error}") from error
         if self.scheduler is None:
             return optimizer
         config: dict[str, Any] = {
@@ -148,8 +156,12 @@ class DistillModule(L.LightningModule):
         checkpoint["rng_states"] = rng_states()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember the random-number states until training goes on: set-up draws numbers of its own."""
+        """Let changed settings win, and remember the random-number states until training goes on.
+
+        Set-up draws random numbers of its own, so they are restored when it is done.
+        """
         if self._trainer is not None and self.trainer.state.fn == "fit":
+            overrule(checkpoint, self.hparams)
             self._rng_states = checkpoint.get("rng_states")
 
     def on_train_start(self) -> None:

@@ -112,7 +112,8 @@ FLAGS = [
     ("--trainer.logger=WandbLoger", "trainer.logger: no class is called WandbLoger; did you mean WandbLogger?"),
     ("--modle=Distiller", "--modle: there is no such option; did you mean --model?"),
     ("extra.yaml", "extra.yaml: there is no such option; --config names a preset"),
-    ("--ckpt_path=nothing.ckpt", "ckpt_path: nothing.ckpt does not exist"),
+    ("--ckpt_path=nothing.ckpt", "ckpt_path: nothing.ckpt does not exist; accepted is a path"),
+    ("--ckpt_path=last", "ckpt_path: last does not exist; accepted is a path"),
 ]
 
 
@@ -173,6 +174,21 @@ def test_a_damaged_checkpoint(refused):
         for command in ("fit", "test"):
             says = refused(command, "--config", file, "--ckpt_path=cut.ckpt")
             assert says.startswith("ckpt_path: cut.ckpt is no readable checkpoint, or was cut short")
+
+
+class Bomb:
+    """Leaves a file behind when it is unpickled."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("exploded"),)
+
+
+@pytest.mark.parametrize("command", ["fit", "test", "predict"])
+def test_a_checkpoint_with_code_in_it(refused, command):
+    torch.save({"state_dict": {}, "hyper_parameters": Bomb()}, "bomb.ckpt")
+    says = refused(command, "--config", presets.find("kd_digits"), "--ckpt_path=bomb.ckpt")
+    assert says.startswith("ckpt_path: bomb.ckpt is no checkpoint, or holds more than tensors and plain values")
+    assert not Path("exploded").exists()
 
 
 def test_a_corrupt_image(refused):
@@ -246,6 +262,13 @@ def test_flags_win_over_the_checkpoint(workshop):
     second = cli(["fit", "--config", file, *SHORT, *flags, f"--ckpt_path={last}"])
     assert second.model.losses["kd"].temperature == 8.0
     assert second.trainer.global_step == 4  # it went on, and did not begin anew
+    flags = ["--model.optimizer.weight_decay=0.7", "--model.optimizer.lr=0.006", "--trainer.max_epochs=2"]
+    other = cli(["fit", "--config", file, *SHORT, *flags, f"--ckpt_path={last}"])
+    saved = torch.load("runs/my/version_2/checkpoints/last.ckpt", weights_only=True)
+    (group,) = saved["optimizer_states"][0]["param_groups"]
+    assert other.trainer.global_step == 4
+    assert (group["weight_decay"], group["initial_lr"]) == (0.7, 0.006)
+    assert saved["lr_schedulers"][0]["base_lrs"] == [0.006]
     saved = yaml.safe_load(Path("runs/my/version_1/config.yaml").read_text())
     assert saved["model"]["init_args"]["losses"]["kd"]["init_args"]["temperature"] == 8.0
     third = cli(["test", "--config", file, "--trainer.limit_test_batches=1", f"--ckpt_path={last}"])
