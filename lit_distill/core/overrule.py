@@ -10,6 +10,7 @@ def overrule(checkpoint: dict[str, Any], now: Mapping[str, Any]) -> None:
     PyTorch keeps learning rate, weight decay and the like in the optimizer's state, which a resumed run would
     silently go on with. Only what differs between the checkpoint's hyperparameters and the run's is changed, so that
     resuming with the same settings is exact. A learning rate that a scheduler has moved is scaled by the change.
+    A sharded (FSDP2) checkpoint keeps its optimizer state in other files: there the checkpoint's settings stay.
 
     Args:
         checkpoint: A Lightning checkpoint; changed in place.
