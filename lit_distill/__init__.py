@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lit_distill.losses.base import LogitLoss as LogitLoss
     from lit_distill.losses.base import RelationalLoss as RelationalLoss
     from lit_distill.models import restored as restored
+    from lit_distill.mutual import MutualDistiller as MutualDistiller
     from lit_distill.supervised import Supervised as Supervised
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ _HOMES = {
     "KD": "losses",
     "LogitDistiller": "distiller",
     "LogitLoss": "losses.base",
+    "MutualDistiller": "mutual",
     "Outputs": "core.outputs",
     "RelationalDistiller": "distiller",
     "RelationalLoss": "losses.base",

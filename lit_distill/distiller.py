@@ -27,12 +27,14 @@ class Distiller(ClassificationModule):
 
     Args:
         student: The network to train.
-        teacher: The network to learn from; it never trains and enters no checkpoint. Several teachers are one
-            :class:`~lit_distill.models.Ensemble`.
         losses: The terms of the objective by name; each has its own ``weight``.
+        teacher: The network to learn from; it never trains and enters no checkpoint. Several teachers are one
+            :class:`~lit_distill.models.Ensemble`. Without one the student is its own teacher: terms get its own
+            answers, without gradients (self-distillation).
 
     Raises:
-        InputError: When a layer of a term names no submodule, or the networks do not take the input's shape.
+        InputError: When a layer of a term names no submodule, the networks do not take the input's shape, or a
+            term needs a teacher and there is none.
 
     Example:
         >>> from torch.optim import Adam
@@ -44,28 +46,36 @@ class Distiller(ClassificationModule):
         ['student.bias', 'student.weight']
     """
 
-    def __init__(self, teacher: nn.Module, losses: dict[str, DistillLoss], **kwargs: Any) -> None:
+    def __init__(self, losses: dict[str, DistillLoss], teacher: nn.Module | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.teacher = Frozen(teacher)
         self.losses = nn.ModuleDict(losses)
-        self.taps_student = Taps(self.student, (s for term in losses.values() for s in term.layers), "student")
-        tapped = {t for term in losses.values() for t in term.layers.values()}
-        tapped |= {member(term.teacher) for term in losses.values() if term.teacher is not None}
-        self.taps_teacher = Taps(teacher, tapped, "teacher")
+        for term in losses.values():
+            term.choose_layers(self.student, self.student if teacher is None else teacher)
+        learnt = {s for term in losses.values() for s in term.layers}
+        taught = {t for term in losses.values() for t in term.layers.values()}
+        taught |= {member(term.teacher) for term in losses.values() if term.teacher is not None}
+        self.teacher = None if teacher is None else Frozen(teacher)
+        self.taps_student = Taps(self.student, learnt | taught if teacher is None else learnt, "student")
+        self.taps_teacher = None if teacher is None else Taps(teacher, taught, "teacher")
         self.build()
 
     def examine(self, input_shape: tuple[int, ...]) -> Tensor:
         """Run both networks once on zeros, and let each term create what depends on their shapes."""
         with self.taps_student.checked(self.student):
             logits = example_forward(self.student, input_shape, "student")
-        with self.taps_teacher.checked(self.teacher.module):
-            teacher_logits = example_forward(self.teacher.module, input_shape, "teacher")
-        student = Outputs(logits, self.taps_student.pop())
-        teacher = Outputs(teacher_logits, self.taps_teacher.pop())
-        self.same_classes = logits.shape[-1] == teacher_logits.shape[-1]
-        for term in self.losses.values():
+        student = teacher = Outputs(logits, self.taps_student.pop())
+        network = self.student
+        if self.teacher is not None and self.taps_teacher is not None:
+            network = self.teacher.module
+            with self.taps_teacher.checked(network):
+                teacher_logits = example_forward(network, input_shape, "teacher")
+            teacher = Outputs(teacher_logits, self.taps_teacher.pop())
+        self.comparable = self.teacher is not None and logits.shape[-1] == teacher.logits.shape[-1]
+        for name, term in self.losses.items():
             assert isinstance(term, DistillLoss)
-            term.attach(self.student, self.teacher.module)
+            if self.teacher is None and term.needs_teacher:
+                raise InputError(f"teacher: not given, and losses.{name} ({type(term).__name__}) learns from one")
+            term.attach(self.student, network)
             term.build(student, self.teacher_of(term, teacher))
         return logits
 
@@ -76,7 +86,7 @@ class Distiller(ClassificationModule):
             "kl": TeacherKL(),
             "teacher_acc": MulticlassAccuracy(num_classes, average="micro"),
         }
-        return super().build_metrics(num_classes) | (fidelity if self.same_classes else {})
+        return super().build_metrics(num_classes) | (fidelity if self.comparable else {})
 
     def forward(self, x: Tensor) -> Tensor:
         """The student's logits ``(B, C)``."""
@@ -87,7 +97,13 @@ class Distiller(ClassificationModule):
         return Outputs(self.student(x), self.taps_student.pop())
 
     def forward_teacher(self, x: Tensor) -> Outputs:
-        """What the teacher says about the same batch, without gradients."""
+        """What the teacher says about the same batch, without gradients.
+
+        Raises:
+            InputError: When there is no teacher.
+        """
+        if self.teacher is None or self.taps_teacher is None:
+            raise InputError("teacher: not given to this Distiller, whose student is its own; accepted is a network")
         return Outputs(self.teacher(x), self.taps_teacher.pop())
 
     def distill(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
@@ -114,16 +130,16 @@ class Distiller(ClassificationModule):
         x, target = batch[0], batch[1]
         index = batch[2] if len(batch) > 2 else None
         # The teacher first: its activations are freed before the student's, kept for the backward pass, are made.
-        teacher = self.forward_teacher(x)._replace(sample_index=index)
+        teacher = None if self.teacher is None else self.forward_teacher(x)._replace(sample_index=index)
         student = self.forward_student(x)._replace(sample_index=index)
-        return student, self.distill(student, teacher, target)
+        return student, self.distill(student, detached(student) if teacher is None else teacher, target)
 
     def evaluate(self, batch: Batch, stage: str) -> None:
         """Update and log this stage's metrics: the student's, and its fidelity to the teacher."""
         x, target = batch[0], batch[1]
         logits = self(x)
         self.update_metrics(stage, logits, target, ("acc", "ece"))
-        if self.same_classes:
+        if self.comparable:
             teacher = self.forward_teacher(x).logits
             self.update_metrics(stage, logits, teacher, ("agreement", "kl"))
             self.update_metrics(stage, teacher, target, ("teacher_acc",))
@@ -131,7 +147,8 @@ class Distiller(ClassificationModule):
     def networks_to_shard(self) -> list[nn.Module]:
         """Both networks, and every term with parameters (each is called by itself)."""
         terms = [term for term in self.losses.values() if any(True for _ in term.parameters())]
-        return [self.student, self.teacher.module, *terms]
+        teachers = [] if self.teacher is None else [self.teacher.module]
+        return [self.student, *teachers, *terms]
 
 
 class LogitDistiller(Distiller):
@@ -170,6 +187,12 @@ class RelationalDistiller(Distiller):
 def member(name: str) -> str:
     """Path of an ensemble's member within the teacher."""
     return f"members.{name}"
+
+
+def detached(outputs: Outputs) -> Outputs:
+    """The same answers without gradients: a student that is its own teacher."""
+    features = {path: value.detach() for path, value in outputs.features.items()}
+    return outputs._replace(logits=outputs.logits.detach(), features=features)
 
 
 def _only(losses: Mapping[str, DistillLoss], *accepted: type[DistillLoss]) -> dict[str, DistillLoss]:

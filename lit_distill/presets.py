@@ -14,8 +14,8 @@ from lit_distill.errors import InputError
 
 PACKAGE = Path(__file__).parent
 
-#: Folders of files that are no runs by themselves but change or repeat one.
-PARTS = ("logger", "sweeps", "trainer")
+#: Folders of files that are no runs by themselves but change, repeat or chain them.
+PARTS = ("logger", "stages", "sweeps", "trainer")
 
 
 def folder() -> Path:

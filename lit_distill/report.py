@@ -19,6 +19,7 @@ from lit_distill.distiller import Distiller
 from lit_distill.loading import loading
 from lit_distill.models import macs
 from lit_distill.models.recipe import trained
+from lit_distill.mutual import MutualDistiller, named
 from lit_distill.student_file import card_path, load_card, update_card, write_whole
 
 Row = tuple[str, dict[str, float]]
@@ -41,11 +42,9 @@ class Baseline:
         if self.path is not None:
             trained(self.path, self.recipe)
 
-    def results(self) -> dict[str, dict[str, float]]:
-        """Test metrics of the last and of the validation-selected weights; empty when none were measured."""
-        if self.path is None:
-            return {}
-        return load_card(self.path).get("results", {})
+    def card(self) -> dict[str, Any]:
+        """The student's card, with its test metrics under ``results``; empty when there is no such student."""
+        return {} if self.path is None else load_card(self.path)
 
 
 def report(
@@ -71,12 +70,14 @@ def report(
     folder = run_folder(trainer)
     student_file = next((c.target(trainer) for c in trainer.callbacks if isinstance(c, StudentFile)), None)  # type: ignore[attr-defined]
     sizes = {"student": size(module.student, module.input_shape)}  # on every rank: the networks may be sharded
-    if isinstance(module, Distiller):
+    if isinstance(module, Distiller) and module.teacher is not None:
         sizes["teacher"] = size(module.teacher.module, module.input_shape)
+    if isinstance(module, MutualDistiller):
+        sizes |= {f"peer {name}": size(peer, module.input_shape) for name, peer in module.peers.items()}
     if trainer.is_global_zero:
         if student_file is not None and student_file.exists():
             send(trainer, student_file, update_card(student_file, {"results": results}))
-        show(module, results, baseline.results(), sizes, folder, student_file)
+        show(module, results, baseline.card(), sizes, folder, student_file)
     return results
 
 
@@ -114,7 +115,7 @@ def measured(
 def show(
     module: ClassificationModule,
     results: dict[str, dict[str, float]],
-    alone: dict[str, dict[str, float]],
+    alone: dict[str, Any],
     sizes: dict[str, tuple[int, int]],
     folder: Path,
     student_file: Path | None,
@@ -125,21 +126,27 @@ def show(
     for column in ("last", "selected", "agreement", "parameters", "MACs"):
         table.add_column(column, justify="right")
     student_size = sizes["student"]
-    if isinstance(module, Distiller):
-        teacher = sizes["teacher"]
+    if teacher := sizes.get("teacher"):
         accuracy = percent(results["last"].get("teacher_acc"))
         table.add_row("teacher", accuracy, "", "", f"{teacher[0]:,}", f"{teacher[1]:,}")
-        if alone:
-            table.add_row("student alone", *accuracies(alone), "", *(f"{n:,}" for n in student_size))
-        agreement = percent(results["last"].get("agreement"))
-        table.add_row("student distilled", *accuracies(results), agreement, *(f"{n:,}" for n in student_size))
-    else:
-        table.add_row("student", *accuracies(results), "", *(f"{n:,}" for n in student_size))
+    if alone.get("results"):
+        # Its MACs are not in its card: they are ours when it is the same network, without heads for distillation.
+        same = alone["parameters"] == student_size[0]
+        size_alone = f"{alone['parameters']:,}", f"{student_size[1]:,}" if same else ""
+        table.add_row("student alone", *accuracies(alone["results"]), "", *size_alone)
+    agreement = percent(results["last"].get("agreement")) if teacher else ""
+    name = "student distilled" if alone or teacher else "student"
+    table.add_row(name, *accuracies(results), agreement, *(f"{n:,}" for n in student_size))
+    if isinstance(module, MutualDistiller):
+        for peer in module.peers:
+            reached = accuracies(results, named("acc", peer))
+            table.add_row(f"peer {peer}", *reached, "", *(f"{n:,}" for n in sizes[f"peer {peer}"]))
     Console().print(table)
-    if isinstance(module, Distiller):
+    if teacher:
         fewer = [f"{t / s:.1f}x" if s else "-" for t, s in zip(teacher, student_size, strict=True)]
         print(f"Compression: {fewer[0]} fewer parameters, {fewer[1]} fewer multiply-adds (MACs) than the teacher")
-    print("last: after the last step; selected: the best on validation; agreement: with the teacher.")
+    agreement = "; agreement: with the teacher" if teacher else ""
+    print(f"last: after the last step; selected: the best on validation{agreement}.")
     print(f"Run folder: {folder} (config, metrics, curves, checkpoints)")
     if student_file is not None:
         print(f"Student: {student_file} (last weights; its card is the .json beside it)")
@@ -148,9 +155,9 @@ def show(
         print(f"Load it: {line or unknown}")
 
 
-def accuracies(results: dict[str, dict[str, float]]) -> tuple[str, str]:
+def accuracies(results: dict[str, dict[str, float]], metric: str = "acc") -> tuple[str, str]:
     """Last and selected accuracy as text."""
-    return percent(results.get("last", {}).get("acc")), percent(results.get("selected", {}).get("acc"))
+    return percent(results.get("last", {}).get(metric)), percent(results.get("selected", {}).get(metric))
 
 
 def percent(value: float | None) -> str:

@@ -14,11 +14,13 @@ class Supervised(ClassificationModule):
 
     Args:
         label_smoothing: Probability mass spread evenly over all classes.
+        temperature: Divides the logits in the cross entropy, not in validation and use: above 1 for the teacher of
+            defensive distillation.
     """
 
-    def __init__(self, label_smoothing: float = 0.0, **kwargs: Any) -> None:
+    def __init__(self, label_smoothing: float = 0.0, temperature: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.criterion = CrossEntropy(label_smoothing=label_smoothing)
+        self.criterion = CrossEntropy(label_smoothing=label_smoothing, temperature=temperature)
         self.build()
 
     def terms(self, batch: Batch) -> tuple[Outputs, dict[str, Tensor]]:

@@ -70,7 +70,8 @@ def test_a_preset_is_short_and_says_how_to_run_it(preset):
     assert max(map(len, every)) <= 120
     assert every[0].startswith("# ")
     name = f"configs/{presets.full_name(preset)}.yaml"
-    command = "wandb sweep" if preset.parent.name == "sweeps" else "lit-distill fit .*--config"
+    commands = {"sweeps": "wandb sweep", "stages": "lit-distill stages"}
+    command = commands.get(preset.parent.name, "lit-distill fit .*--config")
     assert any(re.search(rf"{command} {re.escape(name)}", line) for line in comments), f"no command in {comments}"
 
 

@@ -9,10 +9,12 @@ import jsonargparse
 import pytest
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
-import lit_distill.models  # noqa: F401 -- for the names of its classes
+import lit_distill.data
+import lit_distill.models
 from lit_distill import presets
+from lit_distill.data.score_file import save_scores
 from lit_distill.student_file import save_student
 
 #: What stands in the card of an untrained student, as if it had been tested.
@@ -36,11 +38,18 @@ def wanted(settings: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     if isinstance(settings, dict):
         if str(settings.get("class_path")).endswith("restored"):
             yield settings["init_args"]["path"], settings["init_args"]["model"]
-        if "recipe" in settings and "class_path" not in settings and "model" not in settings:
+        if "recipe" in settings and "path" in settings and "model" not in settings:
             recipe = yaml.safe_load(presets.find(settings["recipe"]).read_text(encoding="utf-8"))
             yield settings["path"], recipe["model"]["init_args"]["student"]
         for value in settings.values():
             yield from wanted(value)
+
+
+def scored(settings: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Path and labels of every file of scores that the settings of a preset need."""
+    data = settings.get("data", {})
+    for path in data.get("init_args", {}).get("subset", {}).get("init_args", {}).get("scores", []):
+        yield path, getattr(lit_distill.data, data["class_path"])().read_train().targets
 
 
 @pytest.fixture(scope="session")
@@ -48,9 +57,14 @@ def untrained(tmp_path_factory) -> Path:
     """A folder with every file that a preset names, untrained."""
     folder = tmp_path_factory.mktemp("untrained")
     for preset in presets.all_presets():
-        for path, network in wanted(yaml.safe_load(preset.read_text(encoding="utf-8"))):
+        if preset.parent.name == "stages":  # names files that its own stages make
+            continue
+        settings = yaml.safe_load(preset.read_text(encoding="utf-8"))
+        for path, network in wanted(settings):
             if not (folder / path).exists():
                 save_student(built(network), folder / path, {"results": RESULTS})
+        for path, targets in scored(settings):
+            save_scores(folder / path, torch.linspace(0, 1, len(targets)), targets, {})
     return folder
 
 

@@ -8,6 +8,7 @@ from lit_distill.core.taps import Taps
 from lit_distill.distiller import Distiller
 from lit_distill.errors import InputError
 from lit_distill.metrics import CKA
+from lit_distill.models import default_layers, paired
 
 
 class LayerCKA(L.Callback):
@@ -17,26 +18,28 @@ class LayerCKA(L.Callback):
     widths of the two, and without a projector.
 
     Args:
-        layers: Student module path to teacher module path.
+        layers: Student module path to teacher module path. Default: the stages of both, paired by their position.
 
     Raises:
         InputError: When a path names no submodule, or the module has no teacher.
     """
 
-    def __init__(self, layers: dict[str, str]) -> None:
-        if not layers:
+    def __init__(self, layers: dict[str, str] | None = None) -> None:
+        if layers is not None and not layers:
             raise InputError("layers: LayerCKA got none; accepted are {student path: teacher path}")
-        self.layers = layers
+        self.layers = layers or {}
         self.metrics: dict[str, CKA] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Tap both networks once, whatever stages follow."""
         if self.metrics:
             return
-        if not isinstance(pl_module, Distiller):
+        if not isinstance(pl_module, Distiller) or pl_module.teacher is None:
             raise InputError(
-                f"callbacks: LayerCKA compares a student with a teacher; {type(pl_module).__name__} has none"
+                f"callbacks: LayerCKA compares a student with a teacher; this {type(pl_module).__name__} has none"
             )
+        if not self.layers:
+            self.layers = paired(default_layers(pl_module.student), default_layers(pl_module.teacher.module))
         self.student = Taps(pl_module.student, self.layers, "student")
         self.teacher = Taps(pl_module.teacher.module, self.layers.values(), "teacher")
         self.metrics = {path: CKA() for path in self.layers}

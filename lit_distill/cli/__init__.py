@@ -21,6 +21,7 @@ TOOLS = {
         "lit_distill.cli.doctor",
         "dry run of a preset: shapes, terms, memory, speed, and what looks wrong",
     ),
+    "stages": ("lit_distill.cli.stages", "several runs from one file, skipped or resumed where they are done in part"),
     "export": ("lit_distill.cli.export", "the student alone, as safetensors, torch.export and ONNX"),
 }
 

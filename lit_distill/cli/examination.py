@@ -54,8 +54,9 @@ class Examination(L.Callback):
             self.layers = [(name, path, tuple(x.shape)) for name, out in said for path, x in out.features.items()]
             return distill(student, teacher, target)
 
-        pl_module.teacher.register_forward_pre_hook(begin)
-        pl_module.teacher.register_forward_hook(end)
+        if pl_module.teacher is not None:
+            pl_module.teacher.register_forward_pre_hook(begin)
+            pl_module.teacher.register_forward_hook(end)
         pl_module.distill = watched  # type: ignore[method-assign]
 
     def on_train_batch_start(

@@ -10,7 +10,7 @@ from lit_distill import presets
 _RUN = "lit-distill fit --config {file}"
 _WITH = "lit-distill fit --config PRESET.yaml --config {file}"
 # By folder; every other folder holds runs.
-_USES = {"logger": _WITH, "sweeps": "wandb sweep {file}", "trainer": _WITH}
+_USES = {"logger": _WITH, "stages": "lit-distill stages {file}", "sweeps": "wandb sweep {file}", "trainer": _WITH}
 
 
 def run(args: list[str]) -> int:

@@ -9,12 +9,13 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 
 from lit_distill.core.module import DistillModule
 from lit_distill.core.outputs import Outputs
+from lit_distill.core.term_gradients import TermGradients
 from lit_distill.errors import InputError
 
 Batch = tuple[Tensor, ...] | list[Tensor]
 
 
-class ClassificationModule(DistillModule):
+class ClassificationModule(TermGradients, DistillModule):
     """A student that learns to classify from terms that a subclass defines.
 
     Logs ``train/loss``, ``train/acc`` and ``train/<term>`` (unweighted), and for validation and test ``acc`` and
@@ -118,8 +119,9 @@ class ClassificationModule(DistillModule):
         x, target = batch[0], batch[1]
         student, terms = self.terms(batch)
         share = self.share(len(x))
-        self.last_terms = {name: self.weight_of(name) * value * share for name, value in terms.items()}
-        loss = torch.stack(list(self.last_terms.values())).sum() + NoGradient.apply(student.logits)
+        none = NoGradient.apply(student.logits)
+        self.last_terms = {name: self.weight_of(name) * value * share + none for name, value in terms.items()}
+        loss = torch.stack(list(self.last_terms.values())).sum()
         self.stop_at_nan(loss, terms)
         logged = {f"train/{name}": value.detach() for name, value in terms.items()}
         self.log_dict(logged, prog_bar=True, batch_size=len(x))
@@ -157,7 +159,7 @@ class ClassificationModule(DistillModule):
 
 
 class NoGradient(torch.autograd.Function):
-    """Zero, whose gradient is zero: makes every output of the student a part of every loss.
+    """Zero, whose gradient is zero: makes every output of the student a part of every term.
 
     Data-parallel wrappers wait for a gradient of all that a network returned. Terms that read features alone would
     leave the classifier without one: DDP then refuses the next step, and FSDP2 never reduces the student's gradients.

@@ -34,6 +34,8 @@ class Taps:
     ``"layer3"`` is the output of ``network.get_submodule("layer3")`` and ``"layer3:input"`` its first input; the
     network itself is ``""``. Register before ``torch.compile``: hooks added to a compiled network never fire.
 
+    An ``inplace=True`` activation whose input is tapped stops working in place, which changes no value.
+
     Args:
         network: The network to tap.
         paths: ``get_submodule`` paths, each with an optional ``:input``.
@@ -56,7 +58,10 @@ class Taps:
         self.paths = sorted(set(paths))
         self.name = name
         for path in self.paths:
-            submodule(network, path.removesuffix(INPUT), name).register_forward_hook(Tap(path, self.seen))
+            module = submodule(network, path.removesuffix(INPUT), name)
+            module.register_forward_hook(Tap(path, self.seen))
+            if path.endswith(INPUT) and getattr(module, "inplace", False):
+                module.inplace = False  # type: ignore[assignment]  # it would overwrite what is captured
 
     def pop(self) -> dict[str, Tensor]:
         """The activations of the last forward pass, by path; the store is emptied."""

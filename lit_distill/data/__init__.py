@@ -7,9 +7,13 @@ from lit_distill.data.image_folder import ImageFolder
 from lit_distill.data.loader import ResumableLoader
 from lit_distill.data.mix import CutMix, Mix, Mixup, MixupOrCutMix
 from lit_distill.data.mnist import MNIST, FashionMNIST
+from lit_distill.data.noise import NoiseImages
+from lit_distill.data.partial_mix import PartialMix
 from lit_distill.data.sampler import GlobalBatchSampler, SequentialBatchSampler
+from lit_distill.data.subset import RandomSubset, ScoredSubset, Subset
 from lit_distill.data.tensor_data import TensorData
 from lit_distill.data.tiny_imagenet import TinyImageNet
+from lit_distill.data.with_mixtures import WithMixtures
 
 __all__ = [
     "CIFAR10",
@@ -24,8 +28,14 @@ __all__ = [
     "Mix",
     "Mixup",
     "MixupOrCutMix",
+    "NoiseImages",
+    "PartialMix",
+    "RandomSubset",
     "ResumableLoader",
+    "ScoredSubset",
     "SequentialBatchSampler",
+    "Subset",
     "TensorData",
     "TinyImageNet",
+    "WithMixtures",
 ]

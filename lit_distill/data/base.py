@@ -3,18 +3,20 @@
 import random
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from functools import partial
 
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.accelerators import CUDAAccelerator
 from torch import Tensor
 
-from lit_distill.data.counter_rng import Draw, key
+from lit_distill.data.counter_rng import Draw, key, uniform
 from lit_distill.data.loader import ResumableLoader
 from lit_distill.data.mix import Mix
 from lit_distill.data.parts import Images, Part, RawBatch
 from lit_distill.data.sampler import GlobalBatchSampler, SequentialBatchSampler
 from lit_distill.data.splits import stratified_order
+from lit_distill.data.subset import Subset
 from lit_distill.errors import InputError
 
 
@@ -23,7 +25,7 @@ class ImageData(LightningDataModule, ABC):
 
     Batches are ``(x, target)``: normalised images, float ``(B, C, H, W)``, and classes, int64 ``(B,)``. While a
     ``Trainer`` fits, training images are augmented and mixed as the arguments say; mixed ones come with class
-    probabilities, float ``(B, num_classes)``, as target.
+    probabilities, float ``(B, num_classes)``, as target. ``WithMixtures`` makes them several times as many.
 
     With ``strong_view``, batches to train on hold each image twice, ``(2 B, C, H, W)``: first all images as they
     would be without it, then a strongly augmented view of each in the same order; their classes too come twice.
@@ -51,6 +53,8 @@ class ImageData(LightningDataModule, ABC):
             without ``augment``. For losses that compare two views: ``MLLD``, ``CRLD``, ``PairedViews``.
         num_workers: Processes that load batches; 0 loads in the main process.
         limit: Train on at most this many samples, with the class proportions of all. Default: all.
+        subset: Which of the training samples to train on: ``RandomSubset`` or ``ScoredSubset``; ``limit`` is of
+            those. Samples held out for validation are not among them. Default: all.
 
     Raises:
         InputError: When an argument is outside its range, or ``strong_view`` is asked for together with ``mix``.
@@ -73,6 +77,7 @@ class ImageData(LightningDataModule, ABC):
         strong_view: bool = False,
         num_workers: int = 0,
         limit: int | None = None,
+        subset: Subset | None = None,
     ) -> None:
         super().__init__()
         self.batch_size = at_least(1, batch_size, "batch_size")
@@ -89,6 +94,7 @@ class ImageData(LightningDataModule, ABC):
         self.strong_view = strong_view
         self.num_workers = at_least(0, num_workers, "num_workers")
         self.limit = limit if limit is None else at_least(1, limit, "limit")
+        self.subset = subset
         self.parts: dict[str, Part] = {}
 
     @abstractmethod
@@ -125,8 +131,10 @@ class ImageData(LightningDataModule, ABC):
                 self.parts["val"] = Part(train, order[:held_out].sort().values, of_training_set=True)
             else:
                 self.parts["val"] = Part(val, torch.arange(len(val.targets)), of_training_set=False)
-            rest = order[held_out:][: self.limit].sort().values
-            self.parts["train"] = Part(train, rest, of_training_set=True)
+            rest = order[held_out:]
+            if self.subset is not None:
+                rest = self.subset(rest, train.targets)
+            self.parts["train"] = Part(train, rest[: self.limit].sort().values, of_training_set=True)
         if stage in ("test", "predict", None) and "test" not in self.parts:
             test = self.read_test()
             self.parts["test"] = Part(test, torch.arange(len(test.targets)), of_training_set=False)
@@ -176,9 +184,11 @@ class ImageData(LightningDataModule, ABC):
         if self.strong_view and batch.training:
             target = target.repeat(2)
             position = None if position is None else position.repeat(2)
-        if self.mix is not None and batch.training:
+        if self.mix is not None and batch.training and position is not None:
             rng = random.Random(key(self.seed, batch.epoch, Draw.MIX, batch.number))
-            x, target = self.mix(x, target, self.num_classes, rng)
+            draw = partial(uniform, self.seed, batch.epoch, index=position)
+            x, target = self.mix(x, target, self.num_classes, rng, draw)
+            position = position.repeat(len(x) // len(position))
         if self.trainer is not None:
             # Lightning converted the batch to the module's precision before it had floating-point numbers
             x, target = self.trainer.precision_plugin.convert_input((x, target))

@@ -35,6 +35,8 @@ class Draw(IntEnum):
     CUT_ROW = 17
     CUT_COLUMN = 18
     CUT_SIDE = 19
+    MIX_SHARE = 20
+    SUBSET = 21
 
 
 def key(*words: int) -> int:

@@ -2,12 +2,17 @@
 
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from lit_distill.data.counter_rng import Draw
 from lit_distill.errors import InputError
+
+#: One number a sample for a purpose, uniform in [0, 1), ``(B,)``; a sample's is the same in any batch.
+Draws = Callable[[Draw], Tensor]
 
 
 class Mix(ABC):
@@ -31,14 +36,17 @@ class Mix(ABC):
             The mixed images, and how much of each still comes from ``x``.
         """
 
-    def __call__(self, x: Tensor, target: Tensor, num_classes: int, rng: random.Random) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, x: Tensor, target: Tensor, num_classes: int, rng: random.Random, draw: Draws | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Mix the images of a batch and their labels.
 
         Args:
             x: Images ``(B, C, H, W)``.
             target: Their classes, int64 ``(B,)``.
             num_classes: How many classes there are.
-            rng: Where random numbers come from.
+            rng: Where random numbers of the whole batch come from.
+            draw: Where those of single samples come from, for mixtures that need them.
 
         Returns:
             Mixed images ``(B, C, H, W)`` and class probabilities, float32 ``(B, num_classes)``.

@@ -19,9 +19,7 @@ def check_temperature(temperature: float | Tensor) -> None:
 
 def check_same_shape(student: Tensor, teacher: Tensor, what: str) -> None:
     """Raise unless both tensors have one shape: broadcasting would hide a mistake."""
-    require(
-        student.shape == teacher.shape,
-        f"student and teacher {what}",
-        f"{tuple(student.shape)} and {tuple(teacher.shape)}",
-        "of one shape",
-    )
+    if student.shape != teacher.shape:
+        raise InputError(
+            f"student and teacher {what} must be of one shape, got {tuple(student.shape)} and {tuple(teacher.shape)}"
+        )

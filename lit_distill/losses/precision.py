@@ -21,8 +21,11 @@ def fp32(function: Callable[P, T]) -> Callable[P, T]:
     @wraps(function)
     def inside(*args: P.args, **kwargs: P.kwargs) -> T:
         device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), "cpu")
+        args, kwargs = map(_raised, args), {k: _raised(v) for k, v in kwargs.items()}  # type: ignore[assignment]
+        if not torch.is_autocast_enabled(device):  # to switch off what is off takes as long as a small loss
+            return function(*args, **kwargs)
         with torch.autocast(device, enabled=False):
-            return function(*map(_raised, args), **{k: _raised(v) for k, v in kwargs.items()})  # type: ignore[arg-type]
+            return function(*args, **kwargs)
 
     return inside
 

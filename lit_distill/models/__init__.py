@@ -1,12 +1,16 @@
 """Networks for small images, and wrappers that make a teacher of any network."""
 
 from lit_distill.models.adapter import InputAdapter
+from lit_distill.models.auxiliary_logits import AuxiliaryLogits
 from lit_distill.models.bottleneck import CifarResNet50, resnet50
 from lit_distill.models.compute import macs
 from lit_distill.models.convnet import ConvNet
+from lit_distill.models.default_layers import default_layers, paired
+from lit_distill.models.early_exit import EarlyExit
 from lit_distill.models.ensemble import Ensemble, MostConfident, RoutedEnsemble
 from lit_distill.models.mlp import MLP
 from lit_distill.models.mobilenet_v2 import CifarMobileNetV2, mobilenet_v2_half
+from lit_distill.models.multi_exit import MultiExit
 from lit_distill.models.recipe import trained
 from lit_distill.models.resnet import (
     CifarResNet,
@@ -20,6 +24,7 @@ from lit_distill.models.resnet import (
     resnet56,
     resnet110,
 )
+from lit_distill.models.random_weights import interpolated, seeded
 from lit_distill.models.shuffle_v1 import CifarShuffleNetV1, shufflenet_v1
 from lit_distill.models.shuffle_v2 import CifarShuffleNetV2, shufflenet_v2
 from lit_distill.models.staged import StagedNetwork
@@ -29,6 +34,7 @@ from lit_distill.models.wrn import WideResNet, wrn_16_1, wrn_16_2, wrn_40_1, wrn
 
 __all__ = [
     "MLP",
+    "AuxiliaryLogits",
     "CifarMobileNetV2",
     "CifarResNet",
     "CifarResNet50",
@@ -36,14 +42,19 @@ __all__ = [
     "CifarShuffleNetV2",
     "CifarVGG",
     "ConvNet",
+    "EarlyExit",
     "Ensemble",
     "InputAdapter",
     "MostConfident",
+    "MultiExit",
     "RoutedEnsemble",
     "StagedNetwork",
     "WideResNet",
+    "default_layers",
+    "interpolated",
     "macs",
     "mobilenet_v2_half",
+    "paired",
     "read_weights",
     "resnet8",
     "resnet8x4",
@@ -56,6 +67,7 @@ __all__ = [
     "resnet56",
     "resnet110",
     "restored",
+    "seeded",
     "shufflenet_v1",
     "shufflenet_v2",
     "trained",

@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from lit_distill.metrics import CKA, TeacherAgreement, TeacherKL
+from lit_distill.metrics import CKA, TeacherAgreement, TeacherKL, TeacherStddev
 
 
 def main(rank: int, port: str) -> None:
@@ -22,7 +22,21 @@ def main(rank: int, port: str) -> None:
                 shared.update(student[part], teacher[part])
         torch.testing.assert_close(shared.compute(), alone.compute())
         assert alone.compute().isfinite()
+    check_teacher_stddev(rank)
     torch.distributed.destroy_process_group()
+
+
+def check_teacher_stddev(rank: int) -> None:
+    """Whole groups on each rank, and one that is not full on the first."""
+    teacher = torch.randn(70, 5, generator=torch.Generator().manual_seed(1))
+    shared = TeacherStddev(5, group=10)
+    alone = TeacherStddev(5, group=10, distributed_available_fn=lambda: False)
+    alone.update(teacher)
+    shared.update((torch.cat([teacher[:40], teacher[:3]]), teacher[40:])[rank])
+    torch.testing.assert_close(shared.compute(), alone.compute())
+    shared.update(teacher[3:10] if rank == 0 else teacher[:10])
+    alone.update(teacher[:10].repeat(2, 1))
+    torch.testing.assert_close(shared.compute(), alone.compute())
 
 
 if __name__ == "__main__":

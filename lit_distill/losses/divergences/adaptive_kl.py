@@ -1,11 +1,14 @@
 """Adaptive Kullback-Leibler divergence."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from lit_distill.losses.checks import require
 from lit_distill.losses.divergences.base import Divergence
-from lit_distill.losses.divergences.rows import kl_rows, log_probs
+from lit_distill.losses.divergences.rows import log_probs, rows_with_gradient, through_softmax
+from lit_distill.losses.known_gradient import Gradient
 from lit_distill.losses.precision import fp32
 
 
@@ -31,15 +34,29 @@ def adaptive_kl(
         One value a row, ``(...)``.
     """
     _check_mu(mu)
-    log_q, log_p = log_probs(student_logits, teacher_logits, temperature)
-    head = _head_share(log_p.detach().exp(), log_q.detach().exp(), mu)
-    return head * kl_rows(log_p, log_q) + (1 - head) * kl_rows(log_q, log_p)
+    return rows_with_gradient(partial(_adaptive, mu=mu), student_logits, teacher_logits, temperature)
 
 
-def _head_share(p: Tensor, q: Tensor, mu: float) -> Tensor:
+def _adaptive(student: Tensor, teacher: Tensor, temperature: float, mu: float) -> tuple[Tensor, Gradient]:
+    head = _head_share(student.detach(), teacher.detach(), temperature, mu)
+    log_q, log_p = log_probs(student, teacher, temperature)
+    q, p, ratio = log_q.exp(), log_p.exp(), log_q - log_p
+    del log_q, log_p
+
+    def gradient() -> Tensor:
+        at_head = head.unsqueeze(-1)
+        of_head = (q - p).mul_(at_head)
+        return through_softmax(ratio.mul_(q), q).mul_(1 - at_head).add_(of_head).div_(temperature)
+
+    return (1 - head) * (q * ratio).sum(-1) - head * (p * ratio).sum(-1), gradient
+
+
+def _head_share(student: Tensor, teacher: Tensor, temperature: float, mu: float) -> Tensor:
     """The part of the gap between p and q that lies in the head of p, ``(..., C) -> (...)``."""
+    q, p = (log_p.exp_() for log_p in log_probs(student, teacher, temperature))
     p, order = p.sort(dim=-1, descending=True)
     gap = (p - q.gather(-1, order)).abs()
+    del q, order
     head = p.cumsum(-1) <= mu
     head[..., 0] = True
     # at equality both KLs are 0 whatever their weights

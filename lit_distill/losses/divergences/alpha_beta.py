@@ -1,14 +1,19 @@
 """Alpha-beta divergence."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from lit_distill.losses.checks import require
 from lit_distill.losses.divergences.base import Divergence
-from lit_distill.losses.divergences.rows import log_probs
+from lit_distill.losses.divergences.rows import log_probs, rows_with_gradient, through_softmax
+from lit_distill.losses.known_gradient import Gradient
 from lit_distill.losses.precision import fp32
+
+# Exponents from here on are far enough from 0, by which the formula divides, and no power of a probability is infinite.
+REGULAR = 0.1
 
 
 @fp32
@@ -40,6 +45,9 @@ def alpha_beta(
         One value a row, ``(...)``.
     """
     _check_exponents(alpha, beta)
+    if min(alpha, beta) >= REGULAR:
+        term = partial(_regular, alpha=alpha, beta=beta)
+        return rows_with_gradient(term, student_logits, teacher_logits, temperature)
     log_q, log_p = log_probs(student_logits, teacher_logits, temperature)
     # With r = log p - log q and E(k, r) = (exp(k r) - 1) / k, or r at k = 0, the divergence is
     #   sum q^(alpha + beta) (E(alpha + beta, r) - E(alpha, r)) / beta
@@ -54,6 +62,19 @@ def alpha_beta(
     whole = _difference(total * log_p, total * log_q, ratio, total)
     part = _difference(alpha * log_p + beta * log_q, total * log_q, ratio, alpha)
     return (whole - part).sum(-1) / beta
+
+
+def _regular(
+    student: Tensor, teacher: Tensor, temperature: float, alpha: float, beta: float
+) -> tuple[Tensor, Gradient]:
+    log_q, log_p = log_probs(student, teacher, temperature)
+    total = alpha + beta
+    # of powers that are equal where p and q are: the divergence is then 0 to the bit
+    own = (total * log_q).exp()
+    part = ((alpha * log_p).add_(log_q, alpha=beta).exp() - own) / alpha
+    whole = ((total * log_p).exp() - own) / total
+    del log_p, own
+    return (whole - part).sum(-1) / beta, lambda: through_softmax(part.neg_(), log_q.exp_()).div_(temperature)
 
 
 def _difference(log_a: Tensor, log_b: Tensor, ratio: Tensor, exponent: float) -> Tensor:

@@ -1,13 +1,16 @@
 """Generalised Jensen-Shannon divergence."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from lit_distill.losses.checks import require
 from lit_distill.losses.divergences.base import Divergence
-from lit_distill.losses.divergences.rows import kl_rows, log_probs
+from lit_distill.losses.divergences.kl import forward_kl, reverse_kl
+from lit_distill.losses.divergences.rows import kl_rows, log_probs, rows_with_gradient, through_softmax
+from lit_distill.losses.known_gradient import Gradient
 from lit_distill.losses.precision import fp32
 
 
@@ -31,13 +34,22 @@ def jsd(student_logits: Tensor, teacher_logits: Tensor, beta: float = 0.5, tempe
         One value a row, ``(...)``.
     """
     _check_beta(beta)
-    log_q, log_p = log_probs(student_logits, teacher_logits, temperature)
     if beta == 0:
-        return kl_rows(log_p, log_q)
+        return forward_kl(student_logits, teacher_logits, temperature)
     if beta == 1:
-        return kl_rows(log_q, log_p)
+        return reverse_kl(student_logits, teacher_logits, temperature)
+    return rows_with_gradient(partial(_jsd, beta=beta), student_logits, teacher_logits, temperature)
+
+
+def _jsd(student: Tensor, teacher: Tensor, temperature: float, beta: float) -> tuple[Tensor, Gradient]:
+    log_q, log_p = log_probs(student, teacher, temperature)
     log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
-    return beta * kl_rows(log_p, log_m) + (1 - beta) * kl_rows(log_q, log_m)
+    of_teacher = kl_rows(log_p, log_m)
+    del log_p
+    q, ratio = log_q.exp(), log_q - log_m
+    del log_q, log_m
+    rows = beta * of_teacher + (1 - beta) * (q * ratio).sum(-1)
+    return rows, lambda: through_softmax(ratio.mul_(q), q).mul_((1 - beta) / temperature)
 
 
 @fp32

@@ -1,10 +1,13 @@
 """Kullback-Leibler divergences: forward, reverse and a mixture of both."""
 
+from functools import partial
+
 from torch import Tensor
 
 from lit_distill.losses.checks import require
 from lit_distill.losses.divergences.base import Divergence
-from lit_distill.losses.divergences.rows import kl_rows, log_probs
+from lit_distill.losses.divergences.rows import log_probs, rows_with_gradient, through_softmax
+from lit_distill.losses.known_gradient import Gradient
 from lit_distill.losses.precision import fp32
 
 
@@ -27,8 +30,14 @@ def forward_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
         >>> forward_kl(torch.zeros(2, 4), torch.zeros(2, 4))
         tensor([0., 0.])
     """
-    log_q, log_p = log_probs(student_logits, teacher_logits, temperature)
-    return kl_rows(log_p, log_q)
+    return rows_with_gradient(_forward, student_logits, teacher_logits, temperature)
+
+
+def _forward(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Gradient]:
+    log_q, log_p = log_probs(student, teacher, temperature)
+    p, ratio = log_p.exp(), log_p - log_q
+    del log_p
+    return (p * ratio).sum(-1), lambda: log_q.exp_().sub_(p).div_(temperature)
 
 
 @fp32
@@ -45,8 +54,14 @@ def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
     Returns:
         One value a row, ``(...)``.
     """
-    log_q, log_p = log_probs(student_logits, teacher_logits, temperature)
-    return kl_rows(log_q, log_p)
+    return rows_with_gradient(_reverse, student_logits, teacher_logits, temperature)
+
+
+def _reverse(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Gradient]:
+    log_q, log_p = log_probs(student, teacher, temperature)
+    ratio, q = log_q - log_p, log_q.exp()
+    del log_p
+    return (q * ratio).sum(-1), lambda: through_softmax(ratio.mul_(q), q).div_(temperature)
 
 
 @fp32
@@ -70,8 +85,18 @@ def mixed_kl(
         One value a row, ``(...)``.
     """
     _check_share(reverse_weight)
-    log_q, log_p = log_probs(student_logits, teacher_logits, temperature)
-    return (1 - reverse_weight) * kl_rows(log_p, log_q) + reverse_weight * kl_rows(log_q, log_p)
+    return rows_with_gradient(partial(_mixed, w=reverse_weight), student_logits, teacher_logits, temperature)
+
+
+def _mixed(student: Tensor, teacher: Tensor, temperature: float, w: float) -> tuple[Tensor, Gradient]:
+    log_q, log_p = log_probs(student, teacher, temperature)
+    ratio, q, p = log_q - log_p, log_q.exp(), log_p.exp()
+    del log_q, log_p
+
+    def gradient() -> Tensor:
+        return through_softmax(ratio.mul_(q), q).mul_(w).add_(q, alpha=1 - w).sub_(p, alpha=1 - w).div_(temperature)
+
+    return ((w * q - (1 - w) * p) * ratio).sum(-1), gradient
 
 
 def _check_share(reverse_weight: float) -> None:

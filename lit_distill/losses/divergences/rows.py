@@ -1,10 +1,13 @@
 """Log-probabilities of rows of logits, and one reduction of rows to a loss."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from lit_distill.errors import InputError
 from lit_distill.losses.checks import check_same_shape, check_temperature, require
+from lit_distill.losses.known_gradient import Gradient, with_gradient
 
 # A class ruled out by a logit of -inf gets this log-probability: its probability is exactly 0 as it should
 # be, and 0 * (log p - log q) is 0 where -inf would give nan. No finite logits of use come near it.
@@ -28,6 +31,33 @@ def log_probs(
     Raises:
         InputError: If the shapes differ or the temperature is not positive.
     """
+    _check(student_logits, teacher_logits, temperature)
+    return softened(student_logits, temperature), softened(teacher_logits, temperature)
+
+
+def softened(logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    """Log-probabilities of one network, of which none is -inf.
+
+    Args:
+        logits: Its scores, ``(..., C)``.
+        temperature: Divides them: a number, or a tensor of one temperature for all rows ``()`` or one per row
+            ``(...)``.
+    """
+    log_p = divided(logits, temperature).log_softmax(-1)
+    return log_p.clamp(min=FLOOR) if log_p.requires_grad else log_p.clamp_(min=FLOOR)
+
+
+def divided(logits: Tensor, temperature: float | Tensor) -> Tensor:
+    """The logits of one network over a temperature: a number, one for all rows ``()`` or one per row ``(...)``."""
+    if not isinstance(temperature, Tensor):
+        return logits if temperature == 1 else logits / temperature
+    if temperature.requires_grad:
+        # a class at -inf has no probability at any temperature; dividing -inf would give T the gradient 0 * inf
+        logits = logits.clamp(min=FLOOR)
+    return logits / (temperature.unsqueeze(-1) if temperature.dim() > 0 else temperature)
+
+
+def _check(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor) -> None:
     check_same_shape(student_logits, teacher_logits, "logits")
     check_temperature(temperature)
     if isinstance(temperature, Tensor) and temperature.dim() > 0:
@@ -37,14 +67,43 @@ def log_probs(
             f"shape {tuple(temperature.shape)}",
             f"a number or one value a row, {tuple(student_logits.shape[:-1])}",
         )
-        temperature = temperature.unsqueeze(-1)
-    if isinstance(temperature, Tensor) and temperature.requires_grad:
-        # a class at -inf has no probability at any temperature; dividing -inf would give T the gradient 0 * inf
-        student_logits, teacher_logits = student_logits.clamp(min=FLOOR), teacher_logits.clamp(min=FLOOR)
-    student, teacher = (
-        (logits / temperature).log_softmax(-1).clamp(min=FLOOR) for logits in (student_logits, teacher_logits)
-    )
-    return student, teacher
+
+
+def rows_with_gradient(
+    term: Callable[[Tensor, Tensor, float], tuple[Tensor, Gradient]],
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float | Tensor,
+) -> Tensor:
+    """Value of each row of a divergence that says its own gradient.
+
+    Args:
+        term: From the logits of student and teacher ``(..., C)`` and a temperature to the value of each row ``(...)``,
+            and a function for the gradient for the student's logits: see :func:`with_gradient`.
+        student_logits: Scores of the student, ``(..., C)``.
+        teacher_logits: Scores of the teacher, ``(..., C)``.
+        temperature: Divides both logits; a tensor holds one temperature for all rows ``()`` or one per row ``(...)``.
+
+    Raises:
+        InputError: If the shapes differ or the temperature is not positive.
+    """
+    _check(student_logits, teacher_logits, temperature)
+    if isinstance(temperature, Tensor):  # its own gradient is left to autograd
+        student_logits, teacher_logits = divided(student_logits, temperature), divided(teacher_logits, temperature)
+    fixed = 1.0 if isinstance(temperature, Tensor) else temperature
+    return with_gradient(lambda student, teacher: term(student, teacher, fixed), student_logits, teacher_logits)
+
+
+def through_softmax(h: Tensor, q: Tensor) -> Tensor:
+    r"""Gradient for logits of a value whose gradient for their probabilities q is h / q: ``h``, changed in place.
+
+    .. math:: h_c - q_c \sum_k h_k
+
+    Args:
+        h: The gradient for the probabilities times the probabilities, ``(..., C)``.
+        q: The probabilities, ``(..., C)``.
+    """
+    return h.sub_(q * h.sum(-1, keepdim=True))
 
 
 def kl_rows(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -79,6 +138,8 @@ def reduce_rows(values: Tensor, mask: Tensor | None = None, total: Tensor | floa
         >>> reduce_rows(torch.tensor([1.0, 2.0]), total=6)
         tensor(0.5000)
     """
+    if mask is None and total is None:
+        return values.mean() if values.numel() else values.sum()
     if mask is None:
         counted: Tensor | int = values.numel()
     else:

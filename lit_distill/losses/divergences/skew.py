@@ -1,13 +1,15 @@
 """Skew Kullback-Leibler divergences."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from lit_distill.losses.checks import require
 from lit_distill.losses.divergences.base import Divergence
-from lit_distill.losses.divergences.rows import kl_rows, log_probs
+from lit_distill.losses.divergences.rows import log_probs, rows_with_gradient, through_softmax
+from lit_distill.losses.known_gradient import Gradient
 from lit_distill.losses.precision import fp32
 
 
@@ -29,8 +31,19 @@ def skew_forward_kl(
         One value a row, ``(...)``.
     """
     _check_alpha(alpha)
-    log_q, log_p = log_probs(student_logits, teacher_logits, temperature)
-    return kl_rows(log_p, _mixture(log_p, log_q, alpha))
+    return rows_with_gradient(partial(_forward, alpha=alpha), student_logits, teacher_logits, temperature)
+
+
+def _forward(student: Tensor, teacher: Tensor, temperature: float, alpha: float) -> tuple[Tensor, Gradient]:
+    log_q, log_p = log_probs(student, teacher, temperature)
+    p, ratio = log_p.exp(), log_p - _mixture(log_p, log_q, alpha)
+    del log_p
+
+    def gradient() -> Tensor:
+        share = ratio.add_(log_q).exp_()  # q p / m
+        return through_softmax(share, log_q.exp_()).mul_((alpha - 1) / temperature)
+
+    return (p * ratio).sum(-1), gradient
 
 
 @fp32
@@ -51,8 +64,20 @@ def skew_reverse_kl(
         One value a row, ``(...)``.
     """
     _check_alpha(alpha)
-    log_q, log_p = log_probs(student_logits, teacher_logits, temperature)
-    return kl_rows(log_q, _mixture(log_q, log_p, alpha))
+    return rows_with_gradient(partial(_reverse, alpha=alpha), student_logits, teacher_logits, temperature)
+
+
+def _reverse(student: Tensor, teacher: Tensor, temperature: float, alpha: float) -> tuple[Tensor, Gradient]:
+    log_q, log_p = log_probs(student, teacher, temperature)
+    q, ratio = log_q.exp(), log_q - _mixture(log_q, log_p, alpha)
+    del log_q, log_p
+
+    def gradient() -> Tensor:
+        # log (q / m) - alpha q / m, of which the second is 0 without alpha however large the ratio
+        slope = ratio.sub_(ratio.exp(), alpha=alpha) if alpha else ratio
+        return through_softmax(slope.mul_(q), q).div_(temperature)
+
+    return (q * ratio).sum(-1), gradient
 
 
 def _mixture(log_a: Tensor, log_b: Tensor, alpha: float) -> Tensor:

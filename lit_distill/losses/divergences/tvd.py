@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from lit_distill.losses.divergences.base import Divergence
-from lit_distill.losses.divergences.rows import log_probs
+from lit_distill.losses.divergences.rows import divided, rows_with_gradient, through_softmax
+from lit_distill.losses.known_gradient import Gradient
 from lit_distill.losses.precision import fp32
 
 
@@ -21,8 +22,13 @@ def tvd(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Ten
     Returns:
         One value a row, ``(...)``. Where p and q agree in a class, that class has no gradient.
     """
-    log_q, log_p = log_probs(student_logits, teacher_logits, temperature)
-    return 0.5 * (log_p.exp() - log_q.exp()).abs().sum(-1)
+    return rows_with_gradient(_tvd, student_logits, teacher_logits, temperature)
+
+
+def _tvd(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Gradient]:
+    q = divided(student, temperature).softmax(-1)
+    gap = q - divided(teacher, temperature).softmax(-1)
+    return 0.5 * gap.abs().sum(-1), lambda: through_softmax(gap.sign_().mul_(q), q).mul_(0.5 / temperature)
 
 
 class TVD(Divergence):

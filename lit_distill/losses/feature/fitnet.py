@@ -86,7 +86,8 @@ class FitNet(FeatureLoss):
     pair, the output of the second stage, with weight 100.
 
     Args:
-        layers: Student module path to teacher module path, each the path of a map after its ReLU.
+        layers: Student module path to teacher module path, each the path of a map after its ReLU. Default: the stage in
+            the middle of each network.
 
     Shape:
         Maps ``(B, C_s, H_s, W_s)`` and ``(B, C_t, H_t, W_t)``; output a scalar, summed over the pairs.
@@ -112,8 +113,10 @@ class FitNet(FeatureLoss):
         torch.Size([])
     """
 
-    def __init__(self, layers: dict[str, str], **kwargs: Any) -> None:
-        super().__init__(layers=layers, **kwargs)
+    default_view = "middle"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.regressors = nn.ModuleList()
 
     def build(self, student: Outputs, teacher: Outputs) -> None:

@@ -136,6 +136,8 @@ class TfKDReg(LogitLoss):
         True
     """
 
+    needs_teacher = False
+
     def __init__(
         self, correct: float = 0.99, temperature: float = 20.0, mode: Literal["paper", "code"] = "code", **kwargs: Any
     ) -> None:

@@ -132,6 +132,8 @@ class USKD(LogitLoss):
         torch.Size([])
     """
 
+    needs_teacher = False
+
     def __init__(
         self,
         layer: str,

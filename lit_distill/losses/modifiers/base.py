@@ -35,6 +35,7 @@ class Modifier(LogitLoss):
         super().__init__(weight=weight, teacher=teacher if teacher is not None else loss.teacher)
         self.loss = loss
         self.layers = dict(loss.layers)
+        self.needs_teacher = self.needs_teacher and loss.needs_teacher
         self._check_weight()
 
     def attach(self, student: nn.Module, teacher: nn.Module) -> None:

@@ -20,6 +20,8 @@ class PairedViews(Modifier):
 
     .. math:: \ell \big( z^s(x_{\mathrm{strong}}), \; z^t(x_{\mathrm{weak}}) \big)
 
+    Without a teacher the student's own answer about the other view teaches it (self-distillation).
+
     A batch holds each image twice: all weakly augmented views first, then all strongly augmented ones in the same
     order, and the labels twice; data modules with ``strong_view: true`` give such batches. Each network sees this batch
     as it is.
@@ -52,6 +54,8 @@ class PairedViews(Modifier):
         >>> PairedViews(KD())(student, teacher, torch.tensor([0, 0]))
         tensor(0.)
     """
+
+    needs_teacher = False
 
     def __init__(
         self,

@@ -148,6 +148,8 @@ class RKD(RelationalLoss):
         tensor(0.)
     """
 
+    default_view = "pooled"
+
     def __init__(self, distance_weight: float = 25.0, angle_weight: float = 50.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         require(distance_weight >= 0, "distance_weight", distance_weight, "0 or positive")

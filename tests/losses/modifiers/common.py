@@ -10,7 +10,9 @@ from lit_distill.losses import (
     KD,
     ConfidenceMask,
     CorrectnessMask,
+    EntropyPick,
     NoisyTeacher,
+    OnViews,
     PairedViews,
     Standardised,
     TopK,
@@ -39,6 +41,9 @@ KINDS = {
     "added": lambda loss: NoisyTeacher(loss, probability=0.9, noise="additive"),
     "strong_from_weak": PairedViews,
     "crossed": lambda loss: PairedViews(loss, pairs="crossed"),
+    "picked": EntropyPick,
+    "first": OnViews,
+    "others": lambda loss: OnViews(loss, which="others"),
 }
 
 

@@ -13,6 +13,7 @@ from lit_distill.losses import (
     CTKD,
     ConfidenceMask,
     CorrectnessMask,
+    EntropyPick,
     LogitLoss,
     NoisyTeacher,
     PairedViews,
@@ -47,6 +48,8 @@ NEUTRAL = {
     "noisy": lambda loss: NoisyTeacher(loss, std=0.0),
     "never noisy": lambda loss: NoisyTeacher(loss, probability=0.0, noise="additive"),
     "within": lambda loss: PairedViews(loss, pairs="within"),
+    "all picked": lambda loss: EntropyPick(loss, keep=1.0),
+    "all picked, of the batch": lambda loss: EntropyPick(loss, keep=1.0, mean_over="batch"),
 }
 
 
