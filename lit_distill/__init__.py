@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lit_distill.losses.base import RelationalLoss as RelationalLoss
     from lit_distill.models import restored as restored
     from lit_distill.mutual import MutualDistiller as MutualDistiller
+    from lit_distill.store import StoredDistiller as StoredDistiller
     from lit_distill.supervised import Supervised as Supervised
 
 __version__ = "0.1.0"
@@ -42,6 +43,7 @@ _HOMES = {
     "Outputs": "core.outputs",
     "RelationalDistiller": "distiller",
     "RelationalLoss": "losses.base",
+    "StoredDistiller": "store",
     "Supervised": "supervised",
     "restored": "models",
 }

@@ -15,6 +15,9 @@ from lit_distill.errors import InputError
 from lit_distill.losses.base import DistillLoss, FeatureLoss, LogitLoss, RelationalLoss
 from lit_distill.metrics import TeacherAgreement, TeacherKL
 
+#: Names under ``train/`` that no term can have.
+LOGGED = ("loss", "acc")
+
 
 class Distiller(ClassificationModule):
     """Distils a teacher into a student with any combination of terms.
@@ -33,8 +36,8 @@ class Distiller(ClassificationModule):
             answers, without gradients (self-distillation).
 
     Raises:
-        InputError: When a layer of a term names no submodule, the networks do not take the input's shape, or a
-            term needs a teacher and there is none.
+        InputError: When a term is called ``loss`` or ``acc``, a layer of one names no submodule, the networks do not
+            take the input's shape, or a term needs a teacher and there is none.
 
     Example:
         >>> from torch.optim import Adam
@@ -49,7 +52,9 @@ class Distiller(ClassificationModule):
     def __init__(self, losses: dict[str, DistillLoss], teacher: nn.Module | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.losses = nn.ModuleDict(losses)
-        for term in losses.values():
+        for name, term in losses.items():
+            if name in LOGGED:
+                raise InputError(f"losses: {name!r} is logged for the whole objective; accepted is any other name")
             term.choose_layers(self.student, self.student if teacher is None else teacher)
         learnt = {s for term in losses.values() for s in term.layers}
         taught = {t for term in losses.values() for t in term.layers.values()}

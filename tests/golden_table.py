@@ -7,6 +7,7 @@ names another folder of the same form, with other seeds, sizes and hyperparamete
 
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,14 @@ from torch import Tensor, nn
 
 from lit_distill.callbacks import Schedule
 from lit_distill.core.outputs import Outputs
-from lit_distill.losses import DKD, KD, RKD, LogitLoss, Standardised
+from lit_distill.losses import AB, DKD, KD, OFD, RKD, SRRL, VID, DistillLoss, LogitLoss, ReviewKD, Standardised
 from lit_distill.losses import divergences as d
+from lit_distill.losses.feature.at import at
 from lit_distill.losses.feature.fitnet import ConvRegressor, fitnet
+from lit_distill.losses.feature.fsp import fsp
+from lit_distill.losses.feature.ft import encoder, ft
+from lit_distill.losses.feature.nst import nst
+from lit_distill.losses.feature.simkd import simkd
 from lit_distill.losses.logit.bkd import bkd
 from lit_distill.losses.logit.crld import crld, crld_parts
 from lit_distill.losses.logit.deit import deit_hard, deit_soft
@@ -45,7 +51,14 @@ from lit_distill.losses.logit.wsld import wsld
 from lit_distill.losses.modifiers.ctkd import adversarial_temperature
 from lit_distill.losses.modifiers.dts import dynamic_temperature
 from lit_distill.losses.modifiers.standardised import standardised
+from lit_distill.losses.relational.banks import update
+from lit_distill.losses.relational.cc import cc_adjacent, cc_gaussian
+from lit_distill.losses.relational.crd import crd_embedding, crd_nce, crd_scores, log_mean_exp
+from lit_distill.losses.relational.pkt import pkt
 from lit_distill.losses.relational.rkd import rkd_angle, rkd_distance
+from lit_distill.losses.relational.sp import sp
+from lit_distill.losses.views import same_size
+from lit_distill.models.reused_classifier import bottleneck
 
 HERE = Path(__file__).parent / "golden"
 FOLDER = Path(os.environ.get("GOLDEN_DIR", HERE))
@@ -423,6 +436,140 @@ def feature_fitnet(case: Case) -> dict[str, Tensor]:
     return {"loss": fitnet(with_weights(regressor, case, student), teacher)}
 
 
+def maps(case: Case, network: str) -> list[Tensor]:
+    """Maps of the layers of a network, from shallow to deep."""
+    return [case.inputs[f"f_{network}{i}"] for i in range(sum(name.startswith("f_s") for name in case.inputs))]
+
+
+def by_layer(function: Callable[..., Tensor]) -> Adapter:
+    """Check the sum over layers of a function of two maps."""
+    return lambda case: {
+        "loss": torch.stack([function(s, t) for s, t in zip(maps(case, "s"), maps(case, "t"), strict=True)]).sum()
+    }
+
+
+def feature_at(case: Case) -> dict[str, Tensor]:
+    mode = "paper" if case.mode == "paper" else "code"
+    return by_layer(lambda s, t: at(s, t, p=case.hyperparameters.get("p", 2), mode=mode))(case)
+
+
+def feature_fsp(case: Case) -> dict[str, Tensor]:
+    return {"loss": fsp(maps(case, "s"), maps(case, "t"), mode=case.mode)}
+
+
+def feature_ft(case: Case) -> dict[str, Tensor]:
+    factors = []
+    for network, x in (("weight.translator", case.inputs["f_s"]), ("paraphraser", case.inputs["f_t"])):
+        own = {n.removeprefix(f"{network}."): w for n, w in case.inputs.items() if n.startswith(f"{network}.")}
+        shape = encoder(x.shape[1], own["conv2.weight"].shape[0]).double()
+        factors.append(torch.func.functional_call(shape, own, (x,)))
+    mode = "code" if case.mode == "code" else "paper"
+    known = {"factor_s": factors[0], "factor_t": factors[1]}
+    return {"loss": ft(*factors, p=case.hyperparameters["p"], mode=mode)} | {
+        name: known[name] for name in known.keys() & case.outputs.keys()
+    }
+
+
+def features(case: Case) -> list[Outputs]:
+    """What student and teacher say in a case that holds maps, by the number of the layer."""
+    alone = "f_s" in case.inputs
+    both = [[case.inputs[f"f_{network}"]] if alone else maps(case, network) for network in "st"]
+    return [Outputs(torch.empty(0), {str(i): x for i, x in enumerate(layers)}) for layers in both]
+
+
+def term_of(loss: DistillLoss, said: list[Outputs], weights: dict[str, Tensor]) -> Tensor:
+    """A term that has been built for what was said, with these parameters in place of its own."""
+    loss.build(*said)
+    assert weights.keys() == dict(loss.named_parameters()).keys()
+    return torch.func.functional_call(loss.double(), weights, (*said, torch.empty(0)))
+
+
+def feature_vid(case: Case) -> dict[str, Tensor]:
+    given = case.hyperparameters
+    loss = VID(variance=given["init_pred_var"], eps=given["eps"], layers={"0": "0"})
+    weights = {f"regressors.0.{'rho' if n == 'log_scale' else n}": value for n, value in case.weights().items()}
+    return {"loss": term_of(loss, features(case), weights)}
+
+
+def feature_ofd(case: Case) -> dict[str, Tensor]:
+    said = features(case)
+    norms = nn.ModuleDict({i: nn.BatchNorm2d(x.shape[1]).double() for i, x in said[1].features.items()})
+    norms.load_state_dict({f"{i}.{of}": case.inputs[f"bn_{of}{i}"] for i in norms for of in ("weight", "bias")}, False)
+    loss = OFD(norms=list(norms), layers={i: i for i in norms})
+    loss.attach(nn.Identity(), norms)
+    renamed = {re.sub(r"^(\d)\.", r"connectors.\1.projector.net.", n): value for n, value in case.weights().items()}
+    value = term_of(loss, said, renamed)
+    return {"loss": value} | {f"margin{i}": connector.margin for i, connector in enumerate(loss.connectors)}
+
+
+def feature_ab(case: Case) -> dict[str, Tensor]:
+    """The maps of the case come from behind the connectors."""
+    said = features(case)
+    loss = AB(margin=case.hyperparameters["margin"], layers={i: i for i in said[0].features})
+    loss.connectors = nn.ModuleList(nn.Identity() for _ in loss.layers)
+    return {"loss": loss(*said, torch.empty(0))}
+
+
+def feature_reviewkd(case: Case) -> dict[str, Tensor]:
+    """The case counts its parameters from the deepest layer, and its maps from the shallowest."""
+    said = features(case)
+    loss = ReviewKD(middle=case.hyperparameters["mid_channel"], layers={i: i for i in said[0].features})
+    parts = {"conv1": "enter", "conv2": "leave", "att_conv": "attention"}
+    weights = {}
+    for name, value in case.weights().items():
+        _, i, part, rest = name.split(".", 3)
+        weights[f"fusions.{len(loss.layers) - 1 - int(i)}.{parts[part]}.{rest}"] = value
+    return {"loss": term_of(loss, said, weights)}
+
+
+def feature_srrl(case: Case) -> dict[str, Tensor]:
+    said = features(case)
+    classifier = nn.Linear(*reversed(case.inputs["teacher_fc_weight"].shape)).double().requires_grad_(False)
+    classifier.load_state_dict({name: case.inputs[f"teacher_fc_{name}"] for name in ("weight", "bias")})
+    said[1] = said[1]._replace(logits=classifier(said[1].features["0"].mean((2, 3))))
+    weights = {n.replace("Connectors", "connector.net"): value for n, value in case.weights().items()}
+    values = {}
+    for name, weight in (("loss", case.hyperparameters["sr_weight"]), ("feature_term", 0.0)):
+        loss = SRRL(regression_weight=weight, layers={"0": "0"})
+        loss.attach(nn.Identity(), classifier)
+        values[name] = term_of(loss, said, weights)
+    return values
+
+
+def feature_simkd(case: Case) -> dict[str, Tensor]:
+    student, teacher = same_size(case.inputs["f_s"], case.inputs["f_t"])
+    weights = {n.removeprefix("transfer."): value for n, value in case.weights().items()}
+    projector = bottleneck(student.shape[1], teacher.shape[1], case.hyperparameters["factor"]).double()
+    projected = torch.func.functional_call(projector, weights, (student,))
+    classifier = [case.inputs[f"teacher_fc_{name}"] for name in ("weight", "bias")]
+    return {
+        "loss": simkd(projected, teacher),
+        "logits": nn.functional.linear(projected.mean((2, 3)), *classifier),
+    }
+
+
+def relational_cc_gaussian(case: Case) -> dict[str, Tensor]:
+    given = case.hyperparameters
+    return {"loss": cc_gaussian(case.inputs["f_s"], case.inputs["f_t"], gamma=given["gamma"], order=given["P"])}
+
+
+def relational_crd(case: Case) -> dict[str, Tensor]:
+    x, given, weights = case.inputs, case.hyperparameters, case.weights()
+    embedded, losses, after = {}, [], {}
+    for a in "st":
+        linear = f"embed_{a}.linear"
+        embedded[a] = crd_embedding(x[f"f_{a}"], weights[f"{linear}.weight"], weights[f"{linear}.bias"])
+    for a, b in ("st", "ts"):
+        scores = crd_scores(embedded[a], x[f"memory_{b}"], x["contrast_index"], given["nce_t"])
+        fixed = f"Z_{a}" in x
+        log_mean = (x[f"Z_{a}"] / given["n_data"]).log().squeeze() if fixed else log_mean_exp(scores)
+        losses.append(crd_nce(scores, log_mean, given["n_data"]))
+        bank = x[f"memory_{a}"].clone()
+        update(bank, x["index"], embedded[a].detach(), given["nce_m"])
+        after |= {f"Z_{a}": log_mean.exp() * given["n_data"], f"memory_{a}_after": bank}
+    return {"loss": torch.stack(losses).sum(), **after}
+
+
 def relational_rkd(case: Case) -> dict[str, Tensor]:
     given = case.hyperparameters
     loss = RKD(distance_weight=given["w_d"], angle_weight=given["w_a"], layers={"embedding": "embedding"})
@@ -436,7 +583,19 @@ def embeddings(function: Callable[[Tensor, Tensor], Tensor]) -> Adapter:
 
 
 TABLE: dict[str, Adapter] = {
+    "feature/ab": feature_ab,
+    "feature/at_code": feature_at,
+    "feature/at_paper": feature_at,
     "feature/fitnet": feature_fitnet,
+    "feature/fsp": feature_fsp,
+    "feature/ft_paper": feature_ft,
+    "feature/ft_repdistiller": feature_ft,
+    "feature/nst": by_layer(nst),
+    "feature/ofd": feature_ofd,
+    "feature/reviewkd": feature_reviewkd,
+    "feature/simkd": feature_simkd,
+    "feature/srrl": feature_srrl,
+    "feature/vid": feature_vid,
     "logit/bkd": logits(bkd),
     "logit/crld": logit_crld,
     "logit/ctkd": logit_ctkd,
@@ -474,9 +633,15 @@ TABLE: dict[str, Adapter] = {
     "logit/wkd_l": logit_wkdl,
     "logit/wsld": logits(wsld, alpha="alpha", temperature="T"),
     "logit/wttm": logits(wttm, gamma="gamma"),
+    "relational/cc_gaussian": relational_cc_gaussian,
+    "relational/cc_repdistiller": embeddings(cc_adjacent),
+    "relational/crd_first_step": relational_crd,
+    "relational/crd_later_step": relational_crd,
+    "relational/pkt": lambda case: embeddings(lambda s, t: pkt(s, t, case.hyperparameters["eps"]))(case),
     "relational/rkd": relational_rkd,
     "relational/rkd_angle": embeddings(rkd_angle),
     "relational/rkd_distance": embeddings(rkd_distance),
+    "relational/sp": embeddings(sp),
     "sequence/ab_divergence": rows(d.alpha_beta, "alpha", "beta"),
     "sequence/akl": rows(d.adaptive_kl, "mu"),
     "sequence/forward_kl": rows(d.forward_kl),

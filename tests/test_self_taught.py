@@ -64,3 +64,9 @@ def test_the_report_has_no_teacher(workshop, capsys):
     assert "student" in printed
     assert "Compression" not in printed
     assert "│ teacher" not in printed
+
+
+@pytest.mark.parametrize("name", ["loss", "acc"])
+def test_no_term_can_have_the_name_of_what_is_logged(name):
+    with pytest.raises(InputError, match=rf"losses: '{name}' is logged for the whole objective"):
+        distiller(**{name: CrossEntropy()})

@@ -34,6 +34,8 @@ class LinearProbe(L.Callback):
             this library's.
         network: Probe the ``student`` or the ``teacher``.
         penalty: Weight of the regularisation, relative to the variance of a feature; positive.
+        name: What the metric is called, where several layers of one network are probed. Default: ``probe`` or
+            ``probe_teacher``.
 
     Raises:
         InputError: When there is no data module, no such network or layer, ``layer`` is missing for a network of
@@ -41,7 +43,11 @@ class LinearProbe(L.Callback):
     """
 
     def __init__(
-        self, layer: str | None = None, network: Literal["student", "teacher"] = "student", penalty: float = 1e-3
+        self,
+        layer: str | None = None,
+        network: Literal["student", "teacher"] = "student",
+        penalty: float = 1e-3,
+        name: str | None = None,
     ) -> None:
         if network not in ("student", "teacher"):
             raise InputError(f"network: {network!r} given to LinearProbe; accepted are student and teacher")
@@ -49,7 +55,7 @@ class LinearProbe(L.Callback):
         self.layer = layer
         self.network = network
         self.penalty = penalty
-        self.name = "probe" if network == "student" else "probe_teacher"
+        self.name = name or ("probe" if network == "student" else "probe_teacher")
         self._taps: Taps | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -22,6 +22,7 @@ TOOLS = {
         "dry run of a preset: shapes, terms, memory, speed, and what looks wrong",
     ),
     "stages": ("lit_distill.cli.stages", "several runs from one file, skipped or resumed where they are done in part"),
+    "labels": ("lit_distill.cli.labels", "ask a preset's teacher once, and store its answers for many students"),
     "export": ("lit_distill.cli.export", "the student alone, as safetensors, torch.export and ONNX"),
 }
 
@@ -54,6 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
             hint = f"did you mean {near[0]}?" if near else f"accepted first are {', '.join(COMMANDS)}"
             raise InputError(f"{command or 'nothing'} is no command; {hint}")
         return import_module("lit_distill.cli.trainer").run(arguments)
+    except BrokenPipeError:  # `lit-distill methods | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+        return 0
     except InputError as error:
         if os.environ.get("LIT_DISTILL_DEBUG"):
             traceback.print_exc()

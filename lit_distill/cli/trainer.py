@@ -23,6 +23,7 @@ import lit_distill.losses
 import lit_distill.models
 import lit_distill.mutual
 import lit_distill.optim
+import lit_distill.store
 import lit_distill.supervised  # noqa: F401
 from lit_distill import __version__
 from lit_distill.callbacks import Curves, DistillProgressBar, ExampleImages, StudentFile

@@ -10,6 +10,7 @@ from lit_distill.data.mnist import MNIST, FashionMNIST
 from lit_distill.data.noise import NoiseImages
 from lit_distill.data.partial_mix import PartialMix
 from lit_distill.data.sampler import GlobalBatchSampler, SequentialBatchSampler
+from lit_distill.data.self_mix import SelfMix
 from lit_distill.data.subset import RandomSubset, ScoredSubset, Subset
 from lit_distill.data.tensor_data import TensorData
 from lit_distill.data.tiny_imagenet import TinyImageNet
@@ -33,6 +34,7 @@ __all__ = [
     "RandomSubset",
     "ResumableLoader",
     "ScoredSubset",
+    "SelfMix",
     "SequentialBatchSampler",
     "Subset",
     "TensorData",

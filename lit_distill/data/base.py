@@ -55,6 +55,9 @@ class ImageData(LightningDataModule, ABC):
         limit: Train on at most this many samples, with the class proportions of all. Default: all.
         subset: Which of the training samples to train on: ``RandomSubset`` or ``ScoredSubset``; ``limit`` is of
             those. Samples held out for validation are not among them. Default: all.
+        views: Show each training image in only so many augmented views, which are the same in every run: epoch e
+            shows it as epoch e - ``views`` did, and ``split_seed`` draws them. For a teacher's answers that are stored.
+            Default: a new view in every epoch, drawn from ``seed``.
 
     Raises:
         InputError: When an argument is outside its range, or ``strong_view`` is asked for together with ``mix``.
@@ -78,6 +81,7 @@ class ImageData(LightningDataModule, ABC):
         num_workers: int = 0,
         limit: int | None = None,
         subset: Subset | None = None,
+        views: int | None = None,
     ) -> None:
         super().__init__()
         self.batch_size = at_least(1, batch_size, "batch_size")
@@ -94,6 +98,7 @@ class ImageData(LightningDataModule, ABC):
         self.strong_view = strong_view
         self.num_workers = at_least(0, num_workers, "num_workers")
         self.limit = limit if limit is None else at_least(1, limit, "limit")
+        self.views = views if views is None else at_least(1, views, "views")
         self.subset = subset
         self.parts: dict[str, Part] = {}
 
@@ -115,6 +120,11 @@ class ImageData(LightningDataModule, ABC):
         With ``strong_view``, those to train on are followed by a strong view of each.
         """
         return batch.x
+
+    @property
+    def view_seed(self) -> int:
+        """The seed of augmentation."""
+        return self.seed if self.views is None else self.split_seed
 
     def setup(self, stage: str | None = None) -> None:
         """Read the sets that a stage needs.
@@ -144,7 +154,7 @@ class ImageData(LightningDataModule, ABC):
         fitting = self.trainer is not None and self.trainer.training
         overfitting = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         sampler = SequentialBatchSampler if overfitting else GlobalBatchSampler
-        return self.loader(replace(self.parts["train"], training=fitting), sampler)
+        return self.loader(replace(self.parts["train"], training=fitting, views=self.views), sampler)
 
     def val_dataloader(self) -> ResumableLoader:
         """The validation samples in order."""

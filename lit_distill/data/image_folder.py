@@ -199,7 +199,7 @@ class ImageFolder(ImageData):
             targets: Their classes.
         """
         return FileImages(
-            self.root, paths, targets, self.train_transform, self.eval_transform, self.seed, self.strong_transform
+            self.root, paths, targets, self.train_transform, self.eval_transform, self.view_seed, self.strong_transform
         )
 
 

@@ -17,7 +17,7 @@ class RawBatch(NamedTuple):
         x: Images ``(B, C, H, W)``; twice as many where the set makes strong views, which come after all weak ones.
         target: Their classes, int64 ``(B,)``.
         position: Their positions in the training set, int64 ``(B,)``; none for samples that are not from there.
-        epoch: The epoch.
+        epoch: The epoch; where images have so many views, the first one that showed these.
         number: The number of the batch within the epoch.
         training: Whether a network is to be trained on it.
     """
@@ -59,23 +59,26 @@ class Part(Dataset[RawBatch]):
         positions: Which of its samples, int64 ``(N,)``.
         of_training_set: Whether the set is the training set, so that batches name their positions in it.
         training: Whether networks are to be trained on the batches.
+        views: After how many epochs images are augmented as before. Default: never.
     """
 
     images: Images
     positions: Tensor
     of_training_set: bool
     training: bool = False
+    views: int | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def __getitem__(self, key: BatchKey) -> RawBatch:
         positions = self.positions[key.samples]
+        epoch = key.epoch if self.views is None else key.epoch % self.views
         return RawBatch(
-            x=self.images.take(positions, key.epoch, self.training),
+            x=self.images.take(positions, epoch, self.training),
             target=self.images.targets[positions],
             position=positions if self.of_training_set else None,
-            epoch=key.epoch,
+            epoch=epoch,
             number=key.number,
             training=self.training,
         )

@@ -93,15 +93,14 @@ class ScoredSubset(Subset):
 
     Paper: Ben-Baruch et al., Distilling the Knowledge in Data Pruning, ICML 2025, https://arxiv.org/abs/2403.07854
 
-    The callbacks ``EL2N`` and ``Forgetting`` record scores, both higher for harder samples. The fewer samples are
-    kept, the larger the share of the teacher's term in the objective should be: the hardest ones are those with
-    doubtful labels too, of which a teacher that was trained on all of the data knows better.
+    The callbacks ``EL2N`` and ``Forgetting`` record scores, both higher for harder samples. The hardest ones are those
+    with doubtful labels too, of which a teacher that was trained on all of the data knows better: the paper finds that
+    the best weight of the teacher's term depends on the fraction, so choose it anew by validation accuracy.
 
     Args:
         scores: The files; the mean of all of them counts, which is how scores of several runs are averaged.
         fraction: Share of the samples to keep, in (0, 1]; at least one is kept.
-        keep: ``hardest`` keeps the highest scores, ``easiest`` the lowest. With few samples left the easiest teach
-            more.
+        keep: ``hardest`` keeps the highest scores, ``easiest`` the lowest.
         balanced: Whether to keep the same share of every class.
         seed: Of the order among samples with equal scores, of which forgetting leaves many.
         recipe: A preset whose callbacks record the files; it is run when one of them is missing. The network that

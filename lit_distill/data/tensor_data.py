@@ -91,7 +91,7 @@ class TensorData(ImageData):
         if batch.training and position is not None:
 
             def draw(purpose: Draw) -> Tensor:
-                return uniform(self.seed, batch.epoch, purpose, position)
+                return uniform(self.view_seed, batch.epoch, purpose, position)
 
             if self.augment:
                 x = random_crop(x, self.padding, draw(Draw.CROP_ROW), draw(Draw.CROP_COLUMN))

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from lit_distill.errors import InputError
+from lit_distill.losses.divergences.rows import divided, softened
 
 
 def hard_labels(target: Tensor, logits: Tensor) -> Tensor:
@@ -50,7 +51,7 @@ def ruled_out(logits: Tensor, labels: Tensor) -> Tensor:
 def log_binary(logits: Tensor, labels: Tensor) -> Tensor:
     r"""Logarithms of the probability of each row's label and of all other classes together.
 
-    Taken as differences of sums of exponentials: :math:`\log (1 - p)` itself is -inf for a network that is certain.
+    Taken of sums of exponentials: :math:`\log (1 - p)` itself is -inf for a network that is certain.
 
     Args:
         logits: Scores ``(..., C)`` of at least two classes.
@@ -63,6 +64,31 @@ def log_binary(logits: Tensor, labels: Tensor) -> Tensor:
         >>> log_binary(torch.zeros(1, 4), torch.tensor([2])).exp()
         tensor([[0.2500, 0.7500]])
     """
+    return _label_and(ruled_out(logits, labels), logits, labels)
+
+
+def _label_and(rest: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    # the rest together is a class whose logit is the logarithm of its sum
     chosen = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    others = ruled_out(logits, labels).logsumexp(-1)
-    return torch.stack([chosen, others], -1) - logits.logsumexp(-1, keepdim=True)
+    return softened(torch.stack([chosen, rest.logsumexp(-1)], -1))
+
+
+def apart(logits: Tensor, labels: Tensor, temperature: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
+    r"""Log-probabilities of the label against all other classes together, and of the others among themselves.
+
+    Args:
+        logits: Scores ``(..., C)`` of at least two classes.
+        labels: Class indices ``(...)``.
+        temperature: Divides the scores.
+
+    Returns:
+        ``(..., 2)``, the label's first, and ``(..., C)``, in which the label has no probability.
+
+    Example:
+        >>> two, others = apart(torch.zeros(1, 4), torch.tensor([2]))
+        >>> two.exp(), others.exp()
+        (tensor([[0.2500, 0.7500]]), tensor([[0.3333, 0.3333, 0.0000, 0.3333]]))
+    """
+    logits = divided(logits, temperature)
+    rest = ruled_out(logits, labels)
+    return _label_and(rest, logits, labels), softened(rest)

@@ -32,7 +32,7 @@ def seeded(model: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
     """
     if isinstance(model, nn.Module):
         raise InputError(
-            f"model: this {type(model).__name__} was built already, with other weights; accepted is what builds a network "
+            f"model: this {type(model).__name__} was built already, with other weights; accepted is what builds one "
             "(in YAML a class with its arguments, in Python a function without arguments)"
         )
     with torch.random.fork_rng(devices=[]):

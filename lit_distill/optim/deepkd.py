@@ -17,8 +17,10 @@ class DeepKD(TermSGD):
     The paper gives the higher momentum to gradients with the better ratio of signal to noise: those of the labels and
     of the classes other than the label. The two halves of ``DKD`` are terms of their own for this: ``DKD`` with
     :math:`\beta = 0` is the target's, ``DKD`` with :math:`\alpha = 0` belongs to the others. The weights decay with the
-    gradients of the lowest momentum; a parameter that only one of the three reaches keeps the momentum m. How to use it
-    in a loop of your own: :class:`~lit_distill.optim.TermSGD`.
+    gradients of the lowest momentum; a parameter that only one of the three reaches keeps the momentum m.
+
+    In a preset it is ``optimizer: {class_path: DeepKD, init_args: {lr: 0.05}}``; how to use it in a loop of your own
+    says :class:`~lit_distill.optim.TermSGD`.
 
     This is the optimizer of the paper; its other half, a mask of the classes that grows in training, is a matter of the
     term.

@@ -18,8 +18,8 @@ class DOT(TermSGD):
     weight decay :math:`\lambda`. The task gives way, and the distillation loss, which the paper finds optimised too
     little beside it, gets lower. A parameter that only one of the two reaches keeps the momentum m.
 
-    With :math:`\Delta = 0` this is ``torch.optim.SGD``: the fair comparison, since a terms' steps grow as
-    :math:`1 / (1 - m)`. How to use it in a loop of your own: :class:`~lit_distill.optim.TermSGD`.
+    In a preset it is ``optimizer: {class_path: DOT, init_args: {lr: 0.05}}``; how to use it in a loop of your own says
+    :class:`~lit_distill.optim.TermSGD`. With :math:`\Delta = 0` it is ``torch.optim.SGD``, the fair comparison.
 
     Args:
         params: The parameters.
@@ -38,12 +38,10 @@ class DOT(TermSGD):
             is due and the gradients of the terms are not known.
 
     Traps:
-        - Each step needs two backward passes. The authors' reading of the gradients, by hand, ignores gradient
-          clipping, accumulation, scalers and several ranks; here all of them work.
-        - At the same learning rate the distillation terms take steps :math:`\frac{1 - m}{1 - m - \Delta}` times as
-          long in the end (4 for 0.9 and 0.075), so that a learning rate or weight that is right for SGD may be too
-          high.
-        - Several ranks under ddp exchange the gradients of both groups after the backward pass, not during it.
+        - Each step needs two backward passes, and under ddp the ranks exchange both gradients after them, not during.
+        - Steps grow as :math:`1 / (1 - m)` in the end: those of distillation are 4 times as long at 0.975 as at 0.9, and
+          those of the task 0.6 times at 0.825, so that a learning rate or weight that is right for SGD may be too high.
+        - The authors' loop knows no clipping, accumulation, scaler or second rank; with all of these it is this one.
 
     Code: ``megvii-research/mdistiller:mdistiller/engine/dot.py`` and ``trainer.py``, equal to this but for parameters
         that distillation alone reaches: there they are not decayed in their first step.

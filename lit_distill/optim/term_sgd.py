@@ -43,10 +43,9 @@ class TermSGD(Optimizer):
             torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)  # after scaler.unscale_(optimizer)
             optimizer.step()  # scaler.step(optimizer)
 
-    ``p.grad`` is the gradient of all terms together, as everywhere. What scales it as a whole before the step (a
-    ``GradScaler``, clipping by norm) scales the gradients of all groups alike; what changes it in another way (clipping
-    by value) changes the gradient of the terms that are not named. A scaler skips the step where the gradient of any
-    group is not finite.
+    ``p.grad`` is the gradient of all terms together, as everywhere. Whatever scales it as a whole before the step (a
+    ``GradScaler``, clipping by norm) scales the gradients of all groups alike; any other change (clipping by value)
+    falls to the terms that are not named. A scaler skips the step where the gradient of any group is not finite.
 
     A step costs a backward pass for each group, and the memory of a buffer for each and of a gradient for all but one.
     An accelerator is asked once a step which gradients are 0.
@@ -242,7 +241,10 @@ class TermSGD(Optimizer):
         return torch.stack(sizes).sum() if sizes else torch.zeros(())
 
     def _rescale(self) -> None:
-        """Multiply the parts by what ``p.grad`` has been multiplied by since they were made."""
+        """Multiply the parts by what ``p.grad`` has been multiplied by since they were made.
+
+        Where the gradients of all groups cancel out everywhere that is unknown, and they count as 0.
+        """
         if parts := [_local(gradient) for part in self._parts.values() for gradient in part.values()]:
             size = self._size_now()
             torch._foreach_mul_(parts, size / self._size.clamp_min(torch.finfo(torch.float32).tiny))

@@ -352,9 +352,24 @@ def test_the_yaml_of_every_loss_names_its_class(method):
         assert getattr(importlib.import_module(module), name) is kind
 
 
+@pytest.mark.parametrize(("name", "calls"), [("OFA", ["build"]), ("WKDL", ["attach"]), ("KD", []), ("Standardised", [])])
+def test_what_comes_before_the_first_use_is_shown(name, calls):
+    (method,) = choose(REAL, name)
+    assert re.findall(r"^loss\.(\w+)\(", python_usage(method), re.M) == calls
+
+
+def test_half_of_the_table_can_be_read():
+    command = f"{sys.executable} -m lit_distill methods kd | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.stdout.startswith("KD")
+    assert not done.stderr
+
+
 @pytest.mark.parametrize("name", ["KD", "FitNet", "RKD"])
 def test_the_python_of_a_loss_runs(name):
     names = {
+        "student_network": torch.nn.Identity(),
+        "teacher_network": torch.nn.Identity(),
         "student_logits": torch.randn(4, 3),
         "teacher_logits": torch.randn(4, 3),
         "student_features": {"student.path": torch.randn(4, 2, 5, 5)},

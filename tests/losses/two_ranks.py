@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lit_distill.core.outputs import Outputs
-from lit_distill.losses import DIST, MLLD, RKD, SKD, LumiNet
+from lit_distill.losses import CC, DIST, MLLD, PKT, RKD, SKD, SP, LumiNet
 from lit_distill.losses.gather import gathered
 from lit_distill.losses.logit import uskd
 
@@ -20,18 +20,18 @@ def network():
     return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)).double()
 
 
-def rkd(student, x, teacher, gather):
-    loss = RKD(gather=gather, layers={"out": "out"})
+def relation(kind, student, x, teacher, gather):
+    loss = kind(gather=gather, layers={"out": "out"})
     empty = torch.empty(0)
     return loss(Outputs(empty, {"out": student(x)}), Outputs(empty, {"out": teacher}), empty)
 
 
-def relations_of_the_whole_batch(own):
+def relations_of_the_whole_batch(own, kind):
     x, teacher = torch.randn(8, 6).double(), torch.randn(8, 7).double()
     alone, shared = network(), DistributedDataParallel(network())
-    expected = rkd(alone, x, teacher, gather=False)
+    expected = relation(kind, alone, x, teacher, gather=False)
     expected.backward()
-    value = rkd(shared, x[own], teacher[own], gather=True)
+    value = relation(kind, shared, x[own], teacher[own], gather=True)
     value.backward()
     torch.testing.assert_close(value, expected)
     for mine, theirs in zip(shared.parameters(), alone.parameters(), strict=True):
@@ -92,7 +92,8 @@ def main(rank: int, meeting: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     torch.manual_seed(1)
     own = slice(*SPLITS[rank])
-    relations_of_the_whole_batch(own)
+    for kind in (CC, PKT, RKD, SP):
+        relations_of_the_whole_batch(own, kind)
     for kind in (DIST, LumiNet, SKD):
         logits_of_the_whole_batch(own, kind)
     two_views_of_the_whole_batch(own)

@@ -15,7 +15,7 @@ from torch import nn
 from lit_distill.core import strategies
 from lit_distill.data import Digits
 from lit_distill.distiller import Distiller
-from lit_distill.losses import KD, CrossEntropy, FitNet
+from lit_distill.losses import KD, CrossEntropy, FitNet, LogitLoss
 from lit_distill.models import ConvNet
 from lit_distill.optim import DOT
 
@@ -39,26 +39,33 @@ def dot(parameters):
     return DOT(parameters, lr=0.02, delta=0.09, weight_decay=0.05)
 
 
-def losses(features=False):
-    """Logits alone, or features that leave the later layers, and the regressor, to one of the two gradients."""
-    if not features:
-        return {"ce": CrossEntropy(weight=0.5), "kd": KD(temperature=2.0)}
-    terms = {"hint": FitNet(weight=2.0, layers={"blocks.0.relu": "blocks.0.relu"}), "ce": CrossEntropy()}
-    return terms
+class FirstClass(LogitLoss):
+    """Has a gradient for one row of the classifier alone, which is on one rank where rows are shared out."""
+
+    def forward(self, student, teacher, target):
+        return (student.logits[:, 0] - teacher.logits[:, 0]).square().mean()
 
 
-def module(features=False, norm="group", optimizer=dot, **kwargs):
+LOSSES = {
+    "logits": lambda: {"ce": CrossEntropy(weight=0.5), "kd": KD(temperature=2.0)},
+    # leaves the later layers, and the regressor, to one of the two gradients
+    "features": lambda: {"kd": FitNet(weight=2.0, layers={"blocks.0.relu": "blocks.0.relu"}), "ce": CrossEntropy()},
+    "a row": lambda: {"ce": CrossEntropy(), "kd": FirstClass()},
+}
+
+
+def module(losses, norm="group", **kwargs):
     torch.manual_seed(0)
     made = Distiller(
         student=network(8, norm),
         teacher=network(16),
-        losses=losses(features),
-        optimizer=optimizer,
+        losses=LOSSES[losses](),
+        optimizer=dot,
         input_shape=(1, 8, 8),
         **kwargs,
     )
-    if features:  # its BatchNorm would see each rank's samples alone
-        made.losses["hint"].regressors[0].bn = nn.GroupNorm(4, 16)
+    if losses == "features":  # its BatchNorm would see each rank's samples alone
+        made.losses["kd"].regressors[0].bn = nn.GroupNorm(4, 16)
     return made
 
 
@@ -81,10 +88,10 @@ def whole(state):
     return {k: (v.full_tensor() if hasattr(v, "full_tensor") else v).detach().clone() for k, v in state.items()}
 
 
-def fit(folder, strategy="auto", features=False, norm="group", **settings):
+def fit(folder, strategy="auto", losses="logits", norm="group", **settings):
     """A whole training: its weights, and what validation says."""
     strategies.UNIT = 590  # so that the second block is a unit
-    model, run = module(features, norm), trainer(folder, strategy=strategy, **settings)
+    model, run = module(losses, norm), trainer(folder, strategy=strategy, **settings)
     run.fit(model, data())
     return {
         "weights": whole(model.state_dict()),
@@ -106,10 +113,38 @@ class Kill(L.Callback):
 def long_run(folder, strategy="auto", kill=None, resume=None):
     """A training with a scheduler, whose regressor and classifier get one gradient each."""
     model = module(
-        features=True,
+        "features",
         scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5),
     )
     last = ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=0, save_last=True)
     run = trainer(folder, *([] if kill is None else [Kill(kill)]), last, strategy=strategy)
     run.fit(model, data(), ckpt_path=resume and str(Path(folder, resume)))
     return {"weights": whole(model.state_dict()), "steps": run.global_step}
+
+
+def loop(folder):
+    """A loop of one's own on two ranks, of which only the first has distillation terms; and what it is on one."""
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    x, y = torch.randn(2, 8, 4, dtype=torch.float64), torch.randint(3, (2, 8))
+    optimizer = DOT(student.parameters(), lr=0.1, weight_decay=0.1)
+    if shared := world_size() > 1:
+        torch.distributed.init_process_group("gloo")
+        network = nn.parallel.DistributedDataParallel(student)
+
+    def terms(rank, forward):
+        kd = student[0](x[rank]).square().mean() if rank == 0 else torch.zeros(())
+        return {"ce": nn.functional.cross_entropy(forward(x[rank]), y[rank]), "kd": kd}
+
+    for _ in range(4):
+        optimizer.zero_grad()
+        if shared:
+            with network.no_sync():
+                optimizer.backward(terms(torch.distributed.get_rank(), network))
+            optimizer.average()
+        else:
+            first, second = terms(0, student), terms(1, student)
+            optimizer.backward({name: (first[name] + second[name]) / 2 for name in first})
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 0.1)
+        optimizer.step()
+    return whole(student.state_dict())

@@ -257,23 +257,31 @@ def test_an_objective_of_ones_own(tmp_path):
 SETTINGS = {"plain": {}, "clipped and accumulated": {"gradient_clip_val": 0.5, "accumulate_grad_batches": 2}}
 
 
+KINDS = [*((settings, losses) for settings in SETTINGS for losses in ("logits", "features")), ("plain", "a row")]
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """The training on one process, by the name of its settings and whether a term compares features."""
+    """The trainings on one process."""
     folder = tmp_path_factory.mktemp("alone")
-    kinds = [(name, features) for name in SETTINGS for features in (False, True)]
-    return {kind: run(jobs.fit, folder, features=kind[1], ranks=1, **SETTINGS[kind[0]])[0] for kind in kinds}
+    return {(s, losses): run(jobs.fit, folder, losses=losses, ranks=1, **SETTINGS[s])[0] for s, losses in KINDS}
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("features", [False, True], ids=["logits", "features"])
-@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize(("settings", "losses"), KINDS)
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_ranks_equal_one(strategy, settings, features, alone, tmp_path):
-    one = alone[settings, features]
-    for result in run(jobs.fit, tmp_path, strategy, features=features, **SETTINGS[settings]):
+def test_two_ranks_equal_one(strategy, settings, losses, alone, tmp_path):
+    one = alone[settings, losses]
+    for result in run(jobs.fit, tmp_path, strategy, losses=losses, **SETTINGS[settings]):
         torch.testing.assert_close(result["weights"], one["weights"], rtol=0, atol=1e-6)
         assert result["validation"] == pytest.approx(one["validation"], abs=1e-6)
+
+
+@pytest.mark.distributed
+def test_a_loop_of_ones_own_on_two_ranks(tmp_path):
+    (one,) = run(jobs.loop, tmp_path / "one", ranks=1)
+    for weights in run(jobs.loop, tmp_path / "two"):
+        torch.testing.assert_close(weights, one)
 
 
 @pytest.mark.distributed

@@ -30,10 +30,17 @@ def forward_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
         >>> forward_kl(torch.zeros(2, 4), torch.zeros(2, 4))
         tensor([0., 0.])
     """
-    return rows_with_gradient(_forward, student_logits, teacher_logits, temperature)
+    return rows_with_gradient(kl_term, student_logits, teacher_logits, temperature)
 
 
-def _forward(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Gradient]:
+def kl_term(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> tuple[Tensor, Gradient]:
+    """What :func:`forward_kl` computes, and its gradient for the student: see :func:`with_gradient`.
+
+    Args:
+        student: Scores of the student, ``(..., C)``.
+        teacher: Scores of the teacher, ``(..., C)``.
+        temperature: Divides both.
+    """
     log_q, log_p = log_probs(student, teacher, temperature)
     p, ratio = log_p.exp(), log_p - log_q
     del log_p

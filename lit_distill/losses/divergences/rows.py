@@ -94,6 +94,35 @@ def rows_with_gradient(
     return with_gradient(lambda student, teacher: term(student, teacher, fixed), student_logits, teacher_logits)
 
 
+def cross_entropy_rows(student_logits: Tensor, weights: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    r"""Cross entropy of the student with weights of the classes, row by row.
+
+    .. math:: -\sum_c w_c \log q_c
+
+    Args:
+        student_logits: Scores of the student, ``(..., C)``.
+        weights: Probabilities of the classes, or any other numbers, ``(..., C)``.
+        temperature: Divides the student's scores.
+
+    Returns:
+        One value a row, ``(...)``.
+
+    Example:
+        >>> cross_entropy_rows(torch.zeros(1, 2), torch.tensor([[0.0, 3.0]]))
+        tensor([2.0794])
+    """
+    return with_gradient(_cross_entropy, student_logits, weights, temperature)
+
+
+def _cross_entropy(student: Tensor, weights: Tensor, temperature: float | Tensor) -> tuple[Tensor, Gradient]:
+    log_q = softened(student, temperature)
+
+    def gradient() -> Tensor:
+        return divided(log_q.exp_().mul_(weights.sum(-1, keepdim=True)).sub_(weights), temperature)
+
+    return -(weights * log_q).sum(-1), gradient
+
+
 def through_softmax(h: Tensor, q: Tensor) -> Tensor:
     r"""Gradient for logits of a value whose gradient for their probabilities q is h / q: ``h``, changed in place.
 

@@ -4,11 +4,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lit_distill.core.outputs import Outputs
 from lit_distill.losses.base import FeatureLoss
 from lit_distill.losses.checks import require
+from lit_distill.losses.directions import unit
 from lit_distill.losses.feature.maps import aligned
 from lit_distill.losses.precision import fp32
 from lit_distill.losses.views import as_map
@@ -32,7 +32,7 @@ def attention(activation: Tensor, p: float = 2.0) -> Tensor:
         tensor([[1., 0.]])
     """
     powers = activation.square() if p == 2 else activation.abs().pow(p)
-    return F.normalize(powers.mean(1).flatten(1))  # the mean, as in the authors' code: the sum differs by a factor
+    return unit(powers.mean(1).flatten(1))  # the mean, as in the authors' code: the sum differs by a factor
 
 
 @fp32
@@ -56,7 +56,8 @@ def at(student: Tensor, teacher: Tensor, p: float = 2.0, mode: Literal["paper", 
         >>> at(2 * x, x)
         tensor(0.)
     """
-    difference = torch.sub(*(attention(x, p) for x in aligned(student, teacher)))
+    s, t = (attention(x, p) for x in aligned(student, teacher))
+    difference = s - t
     if mode == "code":
         return difference.square().mean()
     return torch.linalg.vector_norm(difference, dim=1).mean()
@@ -73,13 +74,12 @@ class AT(FeatureLoss):
 
     with one unit vector :math:`Q_b` over the positions of each map, :math:`Q = A / \| A \|_2` and
     :math:`A_{hw} = \sum_c |f_{chw}|^p`. Of two sizes the larger map is averaged to the smaller height and width before
-    powers are taken. The benchmark of CRD on CIFAR-100 takes the last three stages with weight 1000; so do the authors,
-    who write it as 1000 / 2 times the square.
+    powers are taken. On CIFAR the authors take the three stages with weight 1000, as the benchmark of CRD does.
 
     Args:
         p: Power of the activations; the larger, the more the strongest channel counts.
-        mode: ``paper``, the norm of the difference (times the weight, where the paper writes half of its factor
-            :math:`\beta`), or ``code``, the mean of its squares, to which the published weights belong.
+        mode: What of the difference counts: its norm (``paper``, which writes half of a factor :math:`\beta` where
+            ``weight`` is), or the mean of its squares (``code``, to which the published weights belong).
 
     Shape:
         Maps ``(B, C_s, H_s, W_s)`` and ``(B, C_t, H_t, W_t)``, or tokens ``(B, N, D)`` that fill a square; output a

@@ -62,8 +62,8 @@ def fsp(student: Sequence[Tensor], teacher: Sequence[Tensor], mode: Literal["pap
         >>> fsp(maps, maps)
         tensor(0.)
     """
+    _check_steps(len(student))
     channels = [x.shape[1] for x in student], [x.shape[1] for x in teacher]
-    require(len(student) > 1, "layers", f"{len(student)} pair", "at least two pairs, between which something flows")
     if channels[0] != channels[1]:
         raise InputError(
             "student and teacher maps must have the same numbers of channels for FSP, which projector: "
@@ -74,6 +74,10 @@ def fsp(student: Sequence[Tensor], teacher: Sequence[Tensor], mode: Literal["pap
         squares = (flow(below[0], above[0]) - flow(below[1], above[1])).square()
         terms.append(squares.mean() if mode == "code" else squares.sum((1, 2)).mean())
     return torch.stack(terms).sum()
+
+
+def _check_steps(layers: int) -> None:
+    require(layers > 1, "layers", layers, "at least 2 pairs, from one of which to the next something flows")
 
 
 class FSP(FeatureLoss):
@@ -92,8 +96,8 @@ class FSP(FeatureLoss):
     (``lit-distill stages``). The benchmark of CRD compares the stem and every stage, for 30 epochs, with weight 50.
 
     Args:
-        mode: ``paper``, the sum over the entries of a flow, or ``code``, their mean, to which the published weight
-            belongs.
+        mode: How the entries of a flow count: by their sum (``paper``) or by their mean (``code``, to which the published
+            weight belongs).
         projector: Bridge from the student's channels to the teacher's, copied for each layer, e.g. ``LinearProjector``;
             it trains with the student and is dropped after. Default: none, the channels must be equal, as in the paper.
 
@@ -129,21 +133,22 @@ class FSP(FeatureLoss):
         self.bridges = nn.ModuleList()
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Create a bridge for each layer if there is a projector, and check the shapes.
+        """Create a bridge for each layer if there is a projector, on the device of the student's maps.
 
         Args:
             student: What the student said about the example batch.
             teacher: What the teacher said about it.
         """
-        if self.projector is not None:
-            bridges = []
-            for s, t in self.pairs(student, teacher):
-                bridge = deepcopy(self.projector)
-                bridge.build(as_map(s), as_map(t))
-                bridges.append(bridge)
-            self.bridges = nn.ModuleList(bridges)
+        _check_steps(len(self.layers))
+        if self.projector is None:
+            self(student, teacher, student.logits)  # which finds out before training if channels differ
             return
-        self(student, teacher, student.logits)
+        bridges = []
+        for s, t in self.pairs(student, teacher):
+            bridge = deepcopy(self.projector)
+            bridge.build(as_map(s), as_map(t))
+            bridges.append(bridge)
+        self.bridges = nn.ModuleList(bridges)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
         """Difference of the flows, summed over the steps from layer to layer."""

@@ -11,6 +11,7 @@ from lit_distill.core.outputs import Outputs
 from lit_distill.errors import InputError
 from lit_distill.losses.base import FeatureLoss
 from lit_distill.losses.checks import require
+from lit_distill.losses.directions import unit
 from lit_distill.losses.feature.maps import aligned
 from lit_distill.losses.precision import fp32
 from lit_distill.losses.views import as_map
@@ -49,7 +50,7 @@ def ft(student: Tensor, teacher: Tensor, p: float = 1.0, mode: Literal["paper", 
         f"{tuple(student.shape)} and {tuple(teacher.shape)}",
         "of as many channels",
     )
-    difference = F.normalize(s.flatten(1)) - F.normalize(t.flatten(1))
+    difference = unit(s.flatten(1)) - unit(t.flatten(1))
     return difference.abs().mean() if p == 1 else difference.abs().pow(p).mean()
 
 
@@ -107,8 +108,8 @@ class FT(FeatureLoss):
         transfer_weight: Factor of the difference of the factors.
         reconstruction_weight: Factor of the paraphraser's own error. ``weight`` multiplies it too: with 200 the
             default makes 1. Optimizers that divide by the size of gradients (Adam) hardly see it.
-        mode: ``paper``, factors are normalised as a whole, or ``code``, the attention map of each (the mean over
-            channels of its squares) is, as in the benchmark.
+        mode: What is normalised: a factor as a whole (``paper``), or its attention map, the mean over channels of its
+            squares (``code``, as in the benchmark).
 
     Shape:
         Maps ``(B, C_s, H_s, W_s)`` and ``(B, C_t, H_t, W_t)``, or tokens ``(B, N, D)`` that fill a square; of two
@@ -171,11 +172,11 @@ class FT(FeatureLoss):
         for s, t in self.pairs(student, teacher):
             learnt, taught = as_map(s).shape[1], as_map(t).shape[1]
             factors = max(1, round(self.rate * taught))
+            self.translators.append(encoder(learnt, factors))
+            self.encoders.append(encoder(taught, factors))
+            self.decoders.append(decoder(taught, factors))
             # a dry run under autocast gives half-precision maps: parameters stay in the default precision
-            to = {"device": s.device, "dtype": torch.promote_types(s.dtype, torch.get_default_dtype())}
-            self.translators.append(encoder(learnt, factors).to(**to))  # type: ignore[call-overload]
-            self.encoders.append(encoder(taught, factors).to(**to))  # type: ignore[call-overload]
-            self.decoders.append(decoder(taught, factors).to(**to))  # type: ignore[call-overload]
+            self.to(device=s.device, dtype=torch.promote_types(s.dtype, torch.get_default_dtype()))
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
         """Difference of the factors and the error of the paraphrasers, summed over the pairs."""

@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lit_distill.core.outputs import Outputs
 from lit_distill.losses.base import FeatureLoss
+from lit_distill.losses.directions import unit
 from lit_distill.losses.feature.maps import aligned
 from lit_distill.losses.precision import fp32
 from lit_distill.losses.views import as_map
@@ -30,7 +30,7 @@ def nst(student: Tensor, teacher: Tensor) -> Tensor:
         >>> nst(torch.cat([x, x], 1), x).abs() < 1e-6
         tensor(True)
     """
-    s, t = (F.normalize(x.flatten(2), dim=2) for x in aligned(student, teacher))
+    s, t = (unit(x.flatten(2), dim=2) for x in aligned(student, teacher))
     of_teacher = _kernel(t, t)
     # Means near 1 that nearly cancel lose their last digits: what is left of one constant does not.
     level = of_teacher.mean().detach()

@@ -10,6 +10,8 @@ from lit_distill.losses.logit.dist import DIST, dist
 from lit_distill.losses.logit.divergence import DivergenceKD
 from lit_distill.losses.logit.dkd import DKD, dkd
 from lit_distill.losses.logit.dtkd import DTKD, dtkd
+from lit_distill.losses.logit.ferkd import FerKD, calibrated, ferkd
+from lit_distill.losses.logit.fkd import FKD, fkd
 from lit_distill.losses.logit.hierarchical import Hierarchical, hierarchical
 from lit_distill.losses.logit.kd import KD, kd
 from lit_distill.losses.logit.lelp import LELP, lelp, subclass_projections
@@ -39,6 +41,7 @@ __all__ = [
     "DIST",
     "DKD",
     "DTKD",
+    "FKD",
     "KD",
     "LELP",
     "MEALV2",
@@ -60,6 +63,7 @@ __all__ = [
     "DeiTHard",
     "DeiTSoft",
     "DivergenceKD",
+    "FerKD",
     "Hierarchical",
     "LogitMSE",
     "LumiNet",
@@ -71,6 +75,7 @@ __all__ = [
     "bkd",
     "byot",
     "byot_hint",
+    "calibrated",
     "cell_logits",
     "churn_reduction",
     "class_costs",
@@ -81,6 +86,8 @@ __all__ = [
     "dist",
     "dkd",
     "dtkd",
+    "ferkd",
+    "fkd",
     "hierarchical",
     "kd",
     "lelp",

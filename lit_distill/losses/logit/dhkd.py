@@ -14,6 +14,7 @@ from lit_distill.losses.auxiliary import AuxiliaryHead
 from lit_distill.losses.base import LogitLoss
 from lit_distill.losses.checks import check_same_shape, check_temperature, require
 from lit_distill.losses.divergences.rows import reduce_rows
+from lit_distill.losses.known_gradient import Gradient, with_gradient
 from lit_distill.losses.precision import fp32
 
 
@@ -38,9 +39,14 @@ def dhkd(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
     """
     check_same_shape(student, teacher, "logits")
     check_temperature(temperature)
-    difference = (student - teacher) / temperature
-    values = -0.5 * (F.logsigmoid(difference) + F.logsigmoid(-difference)) - math.log(2)
-    return temperature**2 * reduce_rows(values.sum(-1))
+    return temperature**2 * reduce_rows(with_gradient(_log_cosh, student, teacher, temperature))
+
+
+def _log_cosh(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Gradient]:
+    half = (student - teacher) / (2 * temperature)
+    # cosh itself overflows; from 40 on the softplus of x is x in float64 too
+    values = F.softplus(2 * half, threshold=40) - half - math.log(2)
+    return values.sum(-1), lambda: half.tanh_().div_(2 * temperature)
 
 
 @torch.no_grad()

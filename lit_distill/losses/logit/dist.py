@@ -1,5 +1,6 @@
 """Distillation from a stronger teacher: correlations instead of equal probabilities."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,7 +9,9 @@ from torch import Tensor
 from lit_distill.core.outputs import Outputs
 from lit_distill.losses.base import LogitLoss
 from lit_distill.losses.checks import check_same_shape, check_temperature, require
+from lit_distill.losses.divergences.rows import divided, through_softmax
 from lit_distill.losses.gather import gathered
+from lit_distill.losses.known_gradient import Gradient, with_gradient
 from lit_distill.losses.precision import fp32
 
 # Added to the product of the two deviations, as in the authors' code: probabilities that do not vary have no direction.
@@ -39,16 +42,39 @@ def dist(student: Tensor, teacher: Tensor, beta: float = 1.0, gamma: float = 1.0
     check_same_shape(student, teacher, "logits")
     require(student.dim() == 2, "student logits", tuple(student.shape), "of shape (B, C)")
     check_temperature(temperature)
-    q, p = (student / temperature).softmax(-1), (teacher / temperature).softmax(-1)
-    over_classes, over_samples = (1 - _correlation(q, p, dim).mean() for dim in (1, 0))
-    return temperature**2 * (beta * over_classes + gamma * over_samples)
+    term = partial(_term, weights={1: beta, 0: gamma})
+    return temperature**2 * with_gradient(term, student, teacher, temperature)
 
 
-def _correlation(a: Tensor, b: Tensor, dim: int) -> Tensor:
-    """Pearson's correlation along one dimension, in [-1, 1]."""
-    a, b = a - a.mean(dim, keepdim=True), b - b.mean(dim, keepdim=True)
-    lengths = torch.linalg.vector_norm(a, dim=dim) * torch.linalg.vector_norm(b, dim=dim)
-    return (a * b).sum(dim) / (lengths + SMALL)
+def _term(student: Tensor, teacher: Tensor, temperature: float, weights: dict[int, float]) -> tuple[Tensor, Gradient]:
+    q, p = (divided(logits, temperature).softmax(-1) for logits in (student, teacher))
+    correlations = {dim: _correlation(q, p, dim) for dim in weights}
+    value = sum((weight * (1 - correlations[dim][0].mean()) for dim, weight in weights.items()), q.new_zeros(()))
+
+    def gradient() -> Tensor:
+        g = torch.zeros_like(q)
+        for dim, weight in weights.items():
+            correlation, length, other = correlations[dim]
+            product = length * other + SMALL
+            share = weight / correlation.numel()
+            # a class or sample that does not vary has length 0, and no direction
+            along = torch.where(length > 0, share * correlation * other / (length * product), 0)
+            g.add_(_centred(q, dim).mul_(along.unsqueeze(dim)))
+            g.sub_(_centred(p, dim).mul_((share / product).unsqueeze(dim)))
+        return through_softmax(g.mul_(q), q).div_(temperature)
+
+    return value, gradient
+
+
+def _centred(x: Tensor, dim: int) -> Tensor:
+    return x - x.mean(dim, keepdim=True)
+
+
+def _correlation(a: Tensor, b: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Pearson's correlation along one dimension, in [-1, 1], and both deviations times the root of the size."""
+    a, b = _centred(a, dim), _centred(b, dim)
+    lengths = torch.linalg.vector_norm(a, dim=dim), torch.linalg.vector_norm(b, dim=dim)
+    return (a * b).sum(dim) / (lengths[0] * lengths[1] + SMALL), *lengths
 
 
 class DIST(LogitLoss):

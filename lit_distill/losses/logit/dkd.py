@@ -1,16 +1,16 @@
 """Decoupled knowledge distillation: the label against the rest, and the rest among themselves."""
 
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lit_distill.core.outputs import Outputs
 from lit_distill.losses.base import LogitLoss
 from lit_distill.losses.checks import check_same_shape, check_temperature, require
-from lit_distill.losses.divergences.kl import forward_kl
-from lit_distill.losses.divergences.rows import reduce_rows
-from lit_distill.losses.labels import hard_labels, ruled_out
+from lit_distill.losses.divergences.rows import kl_rows, reduce_rows, rows_with_gradient
+from lit_distill.losses.known_gradient import Gradient
+from lit_distill.losses.labels import apart, hard_labels
 from lit_distill.losses.precision import fp32
 
 
@@ -31,17 +31,11 @@ def dkd_rows(student: Tensor, teacher: Tensor, target: Tensor, temperature: floa
     check_same_shape(student, teacher, "logits")
     check_temperature(temperature)
     labels = hard_labels(target, student)
-    logits = student / temperature, teacher / temperature
-    rest = [ruled_out(x, labels) for x in logits]
-    # the rest together is a class whose logit is the logarithm of its sum: 1 - q itself vanishes for a certain student
-    two = [torch.stack([_chosen(x, labels), r.logsumexp(-1)], -1) for x, r in zip(logits, rest, strict=True)]
-    return temperature**2 * forward_kl(*two), temperature**2 * forward_kl(*rest)
+    (log_q, rest_q), (log_p, rest_p) = (apart(logits, labels, temperature) for logits in (student, teacher))
+    return temperature**2 * kl_rows(log_p, log_q), temperature**2 * kl_rows(rest_p, rest_q)
 
 
-def _chosen(logits: Tensor, labels: Tensor) -> Tensor:
-    return logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-
-
+@fp32
 def dkd(
     student: Tensor,
     teacher: Tensor,
@@ -66,11 +60,28 @@ def dkd(
         A scalar.
 
     Example:
+        >>> import torch
         >>> dkd(torch.tensor([[9.0, 1.0, 2.0]]), torch.tensor([[9.0, 1.0, 2.0]]), torch.tensor([0]))
         tensor(0.)
     """
-    label, rest = dkd_rows(student, teacher, target, temperature)
-    return reduce_rows(alpha * label + beta * rest)
+    check_same_shape(student, teacher, "logits")
+    term = partial(_term, labels=hard_labels(target, student), alpha=alpha, beta=beta)
+    return temperature**2 * reduce_rows(rows_with_gradient(term, student, teacher, temperature))
+
+
+def _term(
+    student: Tensor, teacher: Tensor, temperature: float, labels: Tensor, alpha: float, beta: float
+) -> tuple[Tensor, Gradient]:
+    (log_q, rest_q), (log_p, rest_p) = (apart(logits, labels, temperature) for logits in (student, teacher))
+    p, ratio = rest_p.exp(), rest_p - rest_q
+    del rest_p
+
+    def gradient() -> Tensor:
+        excess = alpha * (log_q.exp() - log_p.exp())[..., :1]
+        others = rest_q.exp_().mul_(beta - excess).sub_(p, alpha=beta)
+        return others.scatter_(-1, labels.unsqueeze(-1), excess).div_(temperature)
+
+    return alpha * kl_rows(log_p, log_q) + beta * (p * ratio).sum(-1), gradient
 
 
 class DKD(LogitLoss):
@@ -109,6 +120,7 @@ class DKD(LogitLoss):
         only the code has.
 
     Example:
+        >>> import torch
         >>> outputs = Outputs(torch.tensor([[9.0, 1.0, 2.0]]))
         >>> DKD(alpha=1.0, beta=8.0)(outputs, outputs, torch.tensor([0]))
         tensor(0.)

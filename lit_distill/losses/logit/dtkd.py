@@ -1,5 +1,6 @@
 """Dynamic temperature knowledge distillation: one temperature for each sample and network."""
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -7,9 +8,9 @@ from torch import Tensor
 from lit_distill.core.outputs import Outputs
 from lit_distill.losses.base import LogitLoss
 from lit_distill.losses.checks import check_same_shape, check_temperature, require
-from lit_distill.losses.divergences.kl import forward_kl
-from lit_distill.losses.divergences.rows import reduce_rows
-from lit_distill.losses.logit.kd import kd
+from lit_distill.losses.divergences.kl import kl_term
+from lit_distill.losses.divergences.rows import reduce_rows, softened
+from lit_distill.losses.known_gradient import Gradient, with_gradient
 from lit_distill.losses.precision import fp32
 
 # Largest logits below this count as this: at 0 a temperature vanishes, and below it the order of the classes is turned.
@@ -39,10 +40,30 @@ def dtkd(student: Tensor, teacher: Tensor, alpha: float = 3.0, beta: float = 1.0
     """
     check_same_shape(student, teacher, "logits")
     check_temperature(temperature)
-    a, b = (x.amax(-1, keepdim=True).clamp(min=LOWEST) for x in (student, teacher))
+    return reduce_rows(with_gradient(partial(_term, alpha=alpha, beta=beta), student, teacher, temperature))
+
+
+def _term(student: Tensor, teacher: Tensor, temperature: float, alpha: float, beta: float) -> tuple[Tensor, Gradient]:
+    fixed, of_fixed = kl_term(student, teacher, temperature)
+    (a, favourite), (b, _) = (x.max(-1, keepdim=True) for x in (student, teacher))
+    is_lowest, a, b = a <= LOWEST, a.clamp(min=LOWEST), b.clamp(min=LOWEST)
     warm_s, warm_t = (2 * temperature * x / (a + b) for x in (a, b))
-    dynamic = (warm_s * warm_t).squeeze(-1) * forward_kl(student / warm_s, teacher / warm_t)
-    return alpha * reduce_rows(dynamic) + beta * kd(student, teacher, temperature)
+    log_q, log_p = softened(student / warm_s), softened(teacher / warm_t)
+    p, ratio = log_p.exp(), log_p - log_q
+    del log_p
+    rows = (p * ratio).sum(-1, keepdim=True)
+
+    def gradient() -> Tensor:
+        # the student's largest logit moves both temperatures, by as much up as down
+        step = 2 * temperature * b / (a + b).square()
+        of_warm_t = warm_s * rows - warm_s / warm_t * (p * ratio.sub_(rows)).mul_(teacher).sum(-1, keepdim=True)
+        gap = log_q.exp_().sub_(p)
+        of_warm_s = warm_t * rows - warm_t / warm_s * (gap * student).sum(-1, keepdim=True)
+        of_largest = (alpha * step * (of_warm_s - of_warm_t)).masked_fill(is_lowest, 0.0)
+        direct = gap.mul_(alpha * warm_t).scatter_add_(-1, favourite, of_largest)
+        return direct.add_(of_fixed().mul_(beta * temperature**2))
+
+    return alpha * (warm_s * warm_t * rows).squeeze(-1) + beta * temperature**2 * fixed, gradient
 
 
 class DTKD(LogitLoss):

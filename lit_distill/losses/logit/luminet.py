@@ -7,9 +7,9 @@ from torch import Tensor
 from lit_distill.core.outputs import Outputs
 from lit_distill.losses.base import LogitLoss
 from lit_distill.losses.checks import check_same_shape, check_temperature, require
-from lit_distill.losses.divergences.kl import forward_kl
-from lit_distill.losses.divergences.rows import reduce_rows
+from lit_distill.losses.divergences.kl import kl_term
 from lit_distill.losses.gather import gathered
+from lit_distill.losses.known_gradient import Gradient, with_gradient
 from lit_distill.losses.precision import fp32
 
 # Added to the variance, as in the authors' code: a class may not vary over a batch.
@@ -38,13 +38,27 @@ def luminet(student: Tensor, teacher: Tensor, alpha: float = 33.0, temperature: 
     """
     check_same_shape(student, teacher, "logits")
     require(student.dim() == 2, "student logits", tuple(student.shape), "of shape (B, C)")
-    return alpha**2 * reduce_rows(forward_kl(_perception(student), _perception(teacher), temperature))
+    return alpha**2 * with_gradient(_term, student, teacher, temperature)
 
 
-def _perception(logits: Tensor) -> Tensor:
-    """Each class with mean 0 and variance 1 over the batch, ``(B, C)``."""
+def _term(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Gradient]:
+    seen, deviation = _perception(student)
+    rows, of_seen = kl_term(seen, _perception(teacher)[0], temperature)
+
+    def gradient() -> Tensor:
+        # mean and deviation move with the logits: of the gradient for what is seen, the part along both is cut
+        g = of_seen().div_(len(seen))
+        along = (g * seen).mean(0)
+        return g.sub_(g.mean(0)).sub_(seen * along).div_(deviation)
+
+    return rows.mean(), gradient
+
+
+def _perception(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Each class with mean 0 and variance 1 over the batch, ``(B, C)``, and its deviation, ``(C,)``."""
     centred = logits - logits.mean(0)
-    return centred * (centred.square().mean(0) + SMALL).rsqrt()
+    deviation = (centred.square().mean(0) + SMALL).sqrt()
+    return centred / deviation, deviation
 
 
 class LumiNet(LogitLoss):

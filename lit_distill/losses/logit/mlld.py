@@ -9,7 +9,9 @@ from torch import Tensor
 from lit_distill.core.outputs import Outputs
 from lit_distill.losses.base import LogitLoss
 from lit_distill.losses.checks import check_same_shape, check_temperature, require
+from lit_distill.losses.divergences.rows import divided, softened, through_softmax
 from lit_distill.losses.gather import gathered
+from lit_distill.losses.known_gradient import Gradient, with_gradient
 from lit_distill.losses.logit.kd import kd
 from lit_distill.losses.precision import fp32
 
@@ -40,28 +42,99 @@ def mlld_levels(
         Three scalars: divergences of samples, differences of the batch's and of the classes' Gram matrices.
     """
     weak, strong = (student_weak, teacher_weak), (student_strong, teacher_strong)
-    check_same_shape(*weak, "logits")
-    check_same_shape(*strong, "logits")
-    if mode == "paper":
-        samples = [kd(*view, temperature) for view in (weak, strong) for temperature in temperatures]
-        grams = [_grams(*view, temperature) for view in (weak, strong) for temperature in temperatures]
-        unsure = rare = student_weak.new_ones(())
-    else:
-        p = teacher_weak.softmax(-1)
-        unsure, rare = _lower_half(p.amax(-1)), _lower_half(p.sum(0))
-        samples = [unsure * kd(*weak, temperature) for temperature in temperatures]
-        samples += [kd(*strong, temperature) for temperature in temperatures[:STRONG]]
-        samples += [kd(*weak, temperature) for temperature in temperatures[STRONG:]]
-        grams = [_grams(*weak, temperature) for temperature in temperatures]
+    of_weak, of_strong, unsure, rare = _factors(teacher_weak, temperatures, mode)
+    samples = [f * kd(*weak, temperature) for f, temperature in zip(of_weak, temperatures, strict=True)]
+    samples += [f * kd(*strong, temperature) for f, temperature in zip(of_strong, temperatures, strict=False)]
+    views = (weak, strong) if mode == "paper" else (weak,)
+    grams = [
+        _grams(*(softened(logits, temperature).exp() for logits in view))[:2]
+        for view in views
+        for temperature in temperatures
+    ]
     of_batch, of_classes = (torch.stack(parts).sum() for parts in zip(*grams, strict=True))
-    return torch.stack(samples).sum(), unsure * of_batch, rare * of_classes
+    batch, classes = student_weak.shape
+    return torch.stack(samples).sum(), unsure * of_batch / batch, rare * of_classes / classes
 
 
-def _grams(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Squared differences of both networks' Gram matrices of samples and of classes, over B and C."""
-    q, p = (student / temperature).softmax(-1), (teacher / temperature).softmax(-1)
-    of_batch, of_classes = p @ p.T - q @ q.T, p.T @ p - q.T @ q
-    return of_batch.square().sum() / len(q), of_classes.square().sum() / q.shape[1]
+def _factors(
+    teacher_weak: Tensor, temperatures: Sequence[float], mode: str
+) -> tuple[list[Tensor | float], list[float], Tensor | float, Tensor | float]:
+    """Of the divergences of the weak and of the strong views by temperature, of the batch's and the classes' matrices."""
+    if mode == "paper":
+        ones = [1.0] * len(temperatures)
+        return [*ones], ones, 1.0, 1.0
+    p = teacher_weak.softmax(-1)
+    unsure, rare = _lower_half(p.amax(-1)), _lower_half(p.sum(0))
+    again = [float(i >= STRONG) for i in range(len(temperatures))]
+    return [unsure + more for more in again], [1.0] * len(temperatures[:STRONG]), unsure, rare
+
+
+def _grams(q: Tensor, p: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+    r"""Squared differences of the Gram matrices of rows and of columns, and what their gradient needs.
+
+    All of it is in products of the shorter sides: with :math:`H = Q Q^\top`, :math:`M = Q D^\top` and
+    :math:`N = D D^\top` of :math:`D = Q - P`,
+
+    .. math:: \| Q^\top Q - P^\top P \|^2 = \sum_{ij} 2 M_{ij} M_{ji} + N_{ij} (2 H_{ij} + N_{ij} - 4 M_{ij})
+
+    in which nothing large cancels where P and Q are close.
+    """
+    if len(q) > q.shape[1]:
+        of_rows, of_columns, parts = _grams(q.T, p.T)
+        return of_columns, of_rows, parts
+    d = q - p
+    h, m, n = q @ q.T, q @ d.T, d @ d.T
+    gap = m + m.T - n
+    return gap.square().sum(), (2 * m * m.T + n * (2 * h + n - 4 * m)).sum(), (h, m, gap)
+
+
+def _of_grams(
+    q: Tensor, p: Tensor, parts: tuple[Tensor, Tensor, Tensor], rows: Tensor | float, columns: Tensor | float
+) -> Tensor:
+    """Gradient for q of the first two numbers of :func:`_grams`, with their factors."""
+    if len(q) > q.shape[1]:
+        return _of_grams(q.T, p.T, parts, columns, rows).T
+    h, m, gap = parts
+    return torch.addmm((4 * (rows * gap + columns * m)) @ q, 4 * columns * (h - m), q - p)
+
+
+def _view(
+    student: Tensor,
+    teacher: Tensor,
+    temperatures: Sequence[float],
+    factors: Sequence[Tensor | float],
+    of_batch: Tensor | float = 0.0,
+    of_classes: Tensor | float = 0.0,
+    grams: bool = True,
+) -> Tensor:
+    """The three levels of one view at all temperatures, with their factors."""
+    batch, classes = student.shape
+    rows, columns = of_batch / batch, of_classes / classes
+
+    def term(student: Tensor, teacher: Tensor) -> tuple[Tensor, Gradient]:
+        value, kept = student.new_zeros(()), []
+        for temperature, factor in zip(temperatures, factors, strict=True):
+            log_q, log_p = softened(student, temperature), softened(teacher, temperature)
+            q, p = log_q.exp(), log_p.exp()
+            value = value + factor * temperature**2 * (p * (log_p - log_q)).sum(-1).mean()
+            if grams:
+                of_rows, of_columns, parts = _grams(q, p)
+                value = value + rows * of_rows + columns * of_columns
+                kept.append(parts)
+
+        def gradient() -> Tensor:
+            total = torch.zeros_like(student)
+            for i, (temperature, factor) in enumerate(zip(temperatures, factors, strict=True)):
+                q, p = divided(student, temperature).softmax(-1), divided(teacher, temperature).softmax(-1)
+                if grams:
+                    g = _of_grams(q, p, kept[i], rows, columns)
+                    total.add_(through_softmax(g.mul_(q), q), alpha=1 / temperature)
+                total.add_(q.sub_(p).mul_(factor * temperature / batch))
+            return total
+
+        return value, gradient
+
+    return with_gradient(term, student, teacher)
 
 
 def _lower_half(confidence: Tensor) -> Tensor:
@@ -69,6 +142,7 @@ def _lower_half(confidence: Tensor) -> Tensor:
     return (confidence <= confidence.quantile(0.5)).to(confidence.dtype).mean()
 
 
+@fp32
 def mlld(
     student_weak: Tensor,
     student_strong: Tensor,
@@ -97,10 +171,14 @@ def mlld(
         >>> mlld(logits, logits, logits, logits).abs() < 1e-6
         tensor(True)
     """
-    samples, of_batch, of_classes = mlld_levels(
-        student_weak, student_strong, teacher_weak, teacher_strong, temperatures, mode
+    check_same_shape(student_weak, teacher_weak, "logits")
+    check_same_shape(student_strong, teacher_strong, "logits")
+    of_weak, of_strong, unsure, rare = _factors(teacher_weak, temperatures, mode)
+    both = mode == "paper"
+    weak = _view(student_weak, teacher_weak, temperatures, of_weak, unsure, rare)
+    return weak + _view(
+        student_strong, teacher_strong, temperatures[: len(of_strong)], of_strong, unsure, rare, grams=both
     )
-    return samples + of_batch + of_classes
 
 
 class MLLD(LogitLoss):

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from lit_distill.core.outputs import Outputs
 from lit_distill.errors import InputError
 from lit_distill.losses.base import LogitLoss
-from lit_distill.losses.checks import check_temperature, require
-from lit_distill.losses.divergences.rows import log_probs, reduce_rows
+from lit_distill.losses.checks import check_same_shape, check_temperature, require
+from lit_distill.losses.divergences.rows import cross_entropy_rows, divided, reduce_rows
 from lit_distill.losses.labels import hard_labels
 from lit_distill.losses.precision import fp32
 
@@ -42,11 +42,13 @@ def ofa(
         >>> ofa(torch.zeros(1, 4), torch.zeros(1, 4), torch.tensor([0]))
         tensor(1.3863)
     """
-    log_q, log_p = log_probs(student, teacher, temperature)
-    p, labels = log_p.exp(), hard_labels(target, student).unsqueeze(-1)
+    check_same_shape(student, teacher, "logits")
+    check_temperature(temperature)
+    labels = hard_labels(target, student).unsqueeze(-1)
+    p = divided(teacher, temperature).softmax(-1)
     enhanced = (1 + p.gather(-1, labels)) ** eps - 1
-    others = p**eps if mode == "code" else p
-    return reduce_rows(-(others.scatter(-1, labels, enhanced) * log_q).sum(-1))
+    others = p**eps if mode == "code" and eps != 1 else p
+    return reduce_rows(cross_entropy_rows(student, others.scatter(-1, labels, enhanced), temperature))
 
 
 class StageHead(nn.Module):

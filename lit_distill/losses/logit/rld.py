@@ -1,5 +1,6 @@
 """Knowledge distillation with refined logits: a wrong teacher is not followed where it contradicts the label."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,9 +9,9 @@ from torch import Tensor
 from lit_distill.core.outputs import Outputs
 from lit_distill.losses.base import LogitLoss
 from lit_distill.losses.checks import check_same_shape, check_temperature, require
-from lit_distill.losses.divergences.kl import forward_kl
-from lit_distill.losses.divergences.rows import kl_rows, reduce_rows
-from lit_distill.losses.labels import hard_labels, log_binary
+from lit_distill.losses.divergences.rows import divided, kl_rows, reduce_rows, softened
+from lit_distill.losses.known_gradient import Gradient, with_gradient
+from lit_distill.losses.labels import apart, hard_labels, log_binary
 from lit_distill.losses.precision import fp32
 
 
@@ -47,16 +48,38 @@ def rld(
     """
     check_same_shape(student, teacher, "logits")
     labels = hard_labels(target, student)
-    confident = log_binary(teacher / confidence_temperature, teacher.argmax(-1))
-    confidence = kl_rows(confident, log_binary(student / confidence_temperature, labels))
+    term = partial(_term, labels=labels, alpha=alpha, beta=beta, confidence_temperature=confidence_temperature)
+    return reduce_rows(with_gradient(term, student, teacher, temperature))
+
+
+def _term(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float,
+    labels: Tensor,
+    alpha: float,
+    beta: float,
+    confidence_temperature: float,
+) -> tuple[Tensor, Gradient]:
+    confident = log_binary(divided(teacher, confidence_temperature), teacher.argmax(-1))
+    log_label, others = apart(student, labels, confidence_temperature)
+    confidence = kl_rows(confident, log_label)
 
     hidden = teacher >= teacher.gather(-1, labels.unsqueeze(-1))
     # where the label has the lowest score nothing is left to compare: no class is hidden then, and the row is cut
-    nothing = hidden.all(-1)
-    hidden = hidden & ~nothing.unsqueeze(-1)
-    kept_student, kept_teacher = (logits.masked_fill(hidden, -torch.inf) for logits in (student, teacher))
-    correlation = forward_kl(kept_student, kept_teacher, temperature=temperature).masked_fill(nothing, 0.0)
-    return reduce_rows(alpha * confidence_temperature**2 * confidence + beta * temperature**2 * correlation)
+    nothing = hidden.all(-1, keepdim=True)
+    hidden = hidden & ~nothing
+    log_q, log_p = (softened(x.masked_fill(hidden, -torch.inf), temperature) for x in (student, teacher))
+    p, ratio = log_p.exp(), log_p - log_q
+    del log_p, hidden
+    correlation = (p * ratio).sum(-1).masked_fill(nothing.squeeze(-1), 0.0)
+
+    def gradient() -> Tensor:
+        excess = alpha * confidence_temperature * (log_label.exp() - confident.exp())[..., :1]
+        first = others.exp_().mul_(-excess).scatter_(-1, labels.unsqueeze(-1), excess)
+        return first.add_(log_q.exp_().sub_(p).masked_fill_(nothing, 0.0).mul_(beta * temperature))
+
+    return alpha * confidence_temperature**2 * confidence + beta * temperature**2 * correlation, gradient
 
 
 class RLD(LogitLoss):

@@ -6,9 +6,10 @@ from torch import Tensor
 
 from lit_distill.core.outputs import Outputs
 from lit_distill.losses.base import LogitLoss
-from lit_distill.losses.checks import require
-from lit_distill.losses.divergences.kl import forward_kl
+from lit_distill.losses.checks import check_same_shape, require
+from lit_distill.losses.divergences.kl import kl_term
 from lit_distill.losses.divergences.rows import reduce_rows
+from lit_distill.losses.known_gradient import with_gradient
 from lit_distill.losses.precision import fp32
 
 
@@ -32,8 +33,7 @@ def ttm(student: Tensor, teacher: Tensor, gamma: float = 0.1) -> Tensor:
         tensor(0.)
     """
     _check_power(gamma)
-    # the normalised power of a softmax is the softmax of the scaled logits, in which nothing underflows
-    return reduce_rows(forward_kl(student, gamma * teacher))
+    return reduce_rows(_rows(student, teacher, gamma))
 
 
 @fp32
@@ -57,7 +57,13 @@ def wttm(student: Tensor, teacher: Tensor, gamma: float = 0.1) -> Tensor:
     """
     _check_power(gamma)
     smoothness = ((gamma * teacher).logsumexp(-1) - gamma * teacher.logsumexp(-1)).exp()
-    return reduce_rows(smoothness * forward_kl(student, gamma * teacher))
+    return reduce_rows(smoothness * _rows(student, teacher, gamma))
+
+
+def _rows(student: Tensor, teacher: Tensor, gamma: float) -> Tensor:
+    check_same_shape(student, teacher, "logits")
+    # the normalised power of a softmax is the softmax of the scaled logits, in which nothing underflows
+    return with_gradient(lambda s, t: kl_term(s, gamma * t), student, teacher)
 
 
 def _check_power(gamma: float) -> None:

@@ -1,5 +1,6 @@
 """Wasserstein distance between predictions: probability moved between similar classes costs little."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from lit_distill.errors import InputError
 from lit_distill.losses.base import LogitLoss
 from lit_distill.losses.checks import check_same_shape, check_temperature, require
 from lit_distill.losses.classifier import classifier_of
-from lit_distill.losses.divergences.rows import reduce_rows
+from lit_distill.losses.divergences.rows import divided, reduce_rows
+from lit_distill.losses.known_gradient import in_pieces
 from lit_distill.losses.labels import hard_labels, ruled_out
 from lit_distill.losses.precision import fp32
 
@@ -61,7 +63,8 @@ def wkdl(
         student: Logits of the student, ``(B, C)``.
         teacher: Logits of the teacher, ``(B, C)``.
         target: Class indices ``(B,)``, or class probabilities ``(B, C)`` of which the likeliest class counts.
-        costs: Cost of moving from the student's class (row) to the teacher's (column), ``(C, C)``.
+        costs: Cost of moving from the student's class (row) to the teacher's (column), ``(C, C)``; no gradient flows
+            into them.
         gamma: Factor of the transport.
         temperature: Divides both logits in the transport.
         regularisation: Entropy of the transport plan, in units of cost.
@@ -79,26 +82,30 @@ def wkdl(
     require(costs.shape == (classes, classes), "costs", tuple(costs.shape), f"of shape {(classes, classes)}")
     labels = hard_labels(target, student)
     at_label = labels.unsqueeze(-1)
-    log_q, log_p = (logits.log_softmax(-1).gather(-1, at_label).squeeze(-1) for logits in (student, teacher))
+    log_q, log_p = ((x.gather(-1, at_label) - x.logsumexp(-1, keepdim=True)).squeeze(-1) for x in (student, teacher))
     loss = reduce_rows(-log_p.exp() * log_q)
 
-    q, p = (ruled_out(logits / temperature, labels).softmax(-1) for logits in (student, teacher))
-    moved = _transport(q, p, costs.relu() + SMALL, labels, regularisation, iterations)
-    return loss + gamma * reduce_rows(moved)
+    costs = costs.detach().relu() + SMALL
+    kernel = torch.exp(-costs / regularisation)
+    transport = partial(_transport, kernel=kernel, weighted=costs.mul_(kernel), iterations=iterations)
+    student, teacher = divided(student, temperature), divided(teacher, temperature)
+    return loss + gamma * reduce_rows(in_pieces(transport, student, teacher, labels))
 
 
-def _transport(q: Tensor, p: Tensor, costs: Tensor, labels: Tensor, regularisation: float, iterations: int) -> Tensor:
-    """Cost of each row's regularised transport plan from q to p, both 0 at the label: ``(B, C) -> (B,)``.
+def _transport(
+    student: Tensor, teacher: Tensor, labels: Tensor, kernel: Tensor, weighted: Tensor, iterations: int
+) -> Tensor:
+    """Cost of each row's regularised transport plan between the classes other than the label: ``(B, C) -> (B,)``.
 
     A class without probability takes no part in the plan, so that one matrix of costs serves all rows.
     """
-    kernel = torch.exp(-costs / regularisation)
+    q, p = (ruled_out(logits, labels).softmax(-1) for logits in (student, teacher))
     u = torch.full_like(q, 1 / (q.shape[-1] - 1)).scatter(-1, labels.unsqueeze(-1), 0.0)
     v = p
     for _ in range(iterations):
         v = p / (u @ kernel + SMALL)
         u = q / (v @ kernel.T + SMALL)
-    return (u * (v @ (kernel * costs).T)).sum(-1)
+    return (u * (v @ weighted.T)).sum(-1)
 
 
 class WKDL(LogitLoss):

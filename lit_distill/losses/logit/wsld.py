@@ -8,7 +8,7 @@ from torch import Tensor
 from lit_distill.core.outputs import Outputs
 from lit_distill.losses.base import LogitLoss
 from lit_distill.losses.checks import check_same_shape, check_temperature, require
-from lit_distill.losses.divergences.rows import log_probs, reduce_rows
+from lit_distill.losses.divergences.rows import cross_entropy_rows, divided, reduce_rows
 from lit_distill.losses.labels import hard_labels
 from lit_distill.losses.precision import fp32
 
@@ -39,8 +39,7 @@ def wsld(student: Tensor, teacher: Tensor, target: Tensor, alpha: float = 2.25, 
     """
     check_same_shape(student, teacher, "logits")
     weight = _weight(student.detach(), teacher, hard_labels(target, student))
-    log_q, log_p = log_probs(student, teacher, temperature)
-    soft = -(log_p.exp() * log_q).sum(-1)
+    soft = cross_entropy_rows(student, divided(teacher, temperature).softmax(-1), temperature)
     return alpha * temperature**2 * reduce_rows(weight * soft)
 
 

@@ -97,7 +97,7 @@ class CC(RelationalLoss):
     over their positions.
 
     Args:
-        mode: ``paper`` or ``code``, the two objectives.
+        mode: Which of the two objectives, ``paper`` or ``code``.
         gamma: Sharpness of the Gaussian kernel; of mode ``paper``.
         order: Last power of its Taylor series, P; of mode ``paper``.
         embedding: Length of the vectors z; of mode ``code``.

@@ -6,6 +6,7 @@ from torch import Tensor
 from lit_distill.core.outputs import Outputs
 from lit_distill.losses.base import RelationalLoss
 from lit_distill.losses.checks import require
+from lit_distill.losses.directions import unit
 from lit_distill.losses.gather import gathered
 from lit_distill.losses.precision import fp32
 
@@ -47,10 +48,7 @@ def _similarities(x: Tensor) -> Tensor:
     equal, and what is left would be lost if it were not computed by itself.
     """
     mean = x.mean(0, keepdim=True)
-    rows = torch.cat([x @ mean.T * len(x) ** 0.5, x @ (x - mean).T], 1)
-    norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    # a sample that is zero is like no other: its row stays zero, and it has no direction to move in
-    return rows.masked_fill(norm == 0, 0) / norm.clamp(min=1e-12)
+    return unit(torch.cat([x @ mean.T * len(x) ** 0.5, x @ (x - mean).T], 1))
 
 
 class SP(RelationalLoss):
@@ -62,8 +60,8 @@ class SP(RelationalLoss):
         \frac{G^t_i}{\| G^t_i \|_2} \Big\|_2^2, \quad G = F F^\top
 
     with one flattened activation a row of :math:`F`, and one sample a row :math:`G_i`. Activations may differ in all
-    but the batch. The paper takes the last map before pooling with weight 3000 at a batch of 128, as the benchmark of
-    CRD on CIFAR-100 does at 64.
+    but the batch. The benchmark of CRD on CIFAR-100 takes the last map before pooling with weight 3000 at a batch of
+    64.
 
     Shape:
         Activations ``(B, ...)`` of any shape on either side; output a scalar, summed over the pairs.
