@@ -1,10 +1,10 @@
 """Python that loads a student, written out from the settings that built it."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 
 def loading(settings: Any, path: str | Path) -> str | None:
@@ -47,7 +47,7 @@ def call(settings: Mapping[str, Any], modules: set[str]) -> str:
     parameters = inspect.signature(getattr(import_module(module), name)).parameters
     given = {**(settings.get("init_args") or {}), **(settings.get("dict_kwargs") or {})}
     arguments = [
-        f"{key}={expression(value, modules)}"
+        f"{key}={'lambda: ' * builds(parameters.get(key))}{expression(value, modules)}"
         for key, value in given.items()
         if key not in parameters or not same(value, parameters[key].default)
     ]
@@ -63,6 +63,11 @@ def expression(value: Any, modules: set[str]) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(expression(v, modules) for v in value) + "]"
     return repr(value)
+
+
+def builds(parameter: inspect.Parameter | None) -> bool:
+    """Whether an argument is what builds a network, as ``lit_distill.models.seeded`` takes, and not the network."""
+    return parameter is not None and get_origin(parameter.annotation) is Callable
 
 
 def same(value: Any, default: Any) -> bool:

@@ -12,6 +12,7 @@ from lit_distill.core.outputs import Outputs
 from lit_distill.distiller import detached
 from lit_distill.errors import InputError
 from lit_distill.losses.base import LogitLoss
+from lit_distill.optim.term_sgd import TermSGD
 
 STUDENT = "student"
 
@@ -132,6 +133,20 @@ class MutualDistiller(ClassificationModule):
             for term in each[0]:
                 terms[named(term, name)] = torch.stack([values[term] for values in each]).mean()
         return said[STUDENT], terms
+
+    def on_train_start(self) -> None:
+        """Refuse an optimizer that tells terms apart, since all networks share it here.
+
+        Raises:
+            InputError: When the optimizer is DOT or of its kind.
+        """
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        if isinstance(optimizer, TermSGD):
+            raise InputError(
+                f"optimizer: {type(optimizer).__name__} tells the terms of one network apart, and MutualDistiller "
+                "trains several; accepted is any other optimizer"
+            )
+        super().on_train_start()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted sum of all networks' terms."""

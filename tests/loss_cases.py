@@ -32,11 +32,13 @@ class Case:
         value: The term, called with the inputs by name.
         inputs: From the size of the batch and the number of classes to the inputs by name; those that require a
             gradient are the student's.
+        loss: The module that ``value`` calls, if it does not call a function.
     """
 
     term: type[LogitLoss]
     value: Callable[..., Tensor]
     inputs: Callable[[int, int], dict[str, Any]]
+    loss: LogitLoss | None = None
 
 
 def step(function: Callable[..., Tensor], inputs: dict[str, Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -50,6 +52,11 @@ def tensors(inputs: dict[str, Any]) -> list[Tensor]:
     """All tensors among the inputs."""
     modules = [p for x in inputs.values() if isinstance(x, nn.Module) for p in x.parameters()]
     return [x for x in inputs.values() if isinstance(x, Tensor)] + modules
+
+
+def unit(inputs: dict[str, Any]) -> int:
+    """Bytes of the largest of the student's logits."""
+    return max(x.nbytes for x in inputs.values() if isinstance(x, Tensor) and x.requires_grad)
 
 
 def logits(batch: int, classes: int, students: tuple[str, ...] = ("student",)) -> dict[str, Any]:
@@ -78,7 +85,7 @@ def of_loss(loss: LogitLoss, *features: str) -> Case:
     def value(student: Tensor, teacher: Tensor, target: Tensor, **given: Tensor) -> Tensor:
         return loss(Outputs(student, given), Outputs(teacher), target)
 
-    return Case(type(loss), value, lambda batch, classes: logits(batch, classes, ("student", *features)))
+    return Case(type(loss), value, lambda batch, classes: logits(batch, classes, ("student", *features)), loss)
 
 
 def deit(kind: type[LogitLoss]) -> Case:
@@ -87,7 +94,7 @@ def deit(kind: type[LogitLoss]) -> Case:
     def value(class_head: Tensor, token_head: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
         return loss(Outputs(class_head, {"head": class_head, "head_dist": token_head}), Outputs(teacher), target)
 
-    return Case(kind, value, lambda batch, classes: logits(batch, classes, ("class_head", "token_head")))
+    return Case(kind, value, lambda batch, classes: logits(batch, classes, ("class_head", "token_head")), loss)
 
 
 def with_costs(batch: int, classes: int) -> dict[str, Any]:
@@ -118,16 +125,25 @@ def discriminated(batch: int, classes: int) -> dict[str, Any]:
     return {"student": given["student"], "teacher": given["teacher"], "discriminator": loss.discriminator}
 
 
-DIVERGENCES = [kind for name, kind in vars(divergences).items() if name in divergences.__all__ and inspect.isclass(kind)]
+def exits(batch: int, classes: int) -> dict[str, Any]:
+    given = logits(batch, classes, ("exit_logits",))
+    return {"exit_logits": given["exit_logits"], "deepest": given["teacher"], "target": given["target"]}
+
+
+def sdd_of_kd(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+    return sdd(student, teacher, target, lambda s, t, _: kd(s, t))
+
+
+def divergence_terms() -> dict[str, Case]:
+    kinds = [kind for kind in vars(divergences).values() if inspect.isclass(kind)]
+    kinds = [kind for kind in kinds if issubclass(kind, divergences.Divergence) and kind is not divergences.Divergence]
+    return {f"DivergenceKD({kind.__name__})": of_loss(logit.DivergenceKD(kind())) for kind in kinds}
+
 
 CASES: dict[str, Case] = {
     **{kind.__name__: of_loss(kind()) for kind in vars(logit).values() if plain(kind)},
-    **{
-        f"DivergenceKD({kind.__name__})": of_loss(logit.DivergenceKD(kind()))
-        for kind in DIVERGENCES
-        if kind is not divergences.Divergence
-    },
-    "BYOT": Case(logit.BYOT, byot, lambda b, c: {("deepest" if k == "teacher" else k): x for k, x in logits(b, c, ("exit_logits",)).items()}),
+    **divergence_terms(),
+    "BYOT": Case(logit.BYOT, byot, exits),
     "DHKD": Case(logit.DHKD, dhkd, without("target")),
     "DeiTHard": deit(logit.DeiTHard),
     "DeiTSoft": deit(logit.DeiTSoft),
@@ -135,7 +151,7 @@ CASES: dict[str, Case] = {
     "LELP": Case(logit.LELP, lelp, subclasses),
     "MEALV2": Case(logit.MEALV2, meal_v2, discriminated),
     "OFA": Case(logit.OFA, ofa, logits),
-    "SDD": Case(logit.SDD, lambda student, teacher, target: sdd(student, teacher, target, lambda s, t, y: kd(s, t)), cells),
+    "SDD": Case(logit.SDD, sdd_of_kd, cells),
     "USKD": Case(logit.USKD, uskd, without("teacher", lambda b, c: logits(b, c, ("student", "weak")))),
     "WKDL": Case(logit.WKDL, wkdl, with_costs),
-}  # fmt: skip
+}

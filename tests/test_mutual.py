@@ -21,6 +21,7 @@ from lit_distill.errors import InputError
 from lit_distill.losses import CTKD, KD, RKD, CrossEntropy, Standardised
 from lit_distill.models import MLP
 from lit_distill.mutual import MutualDistiller
+from lit_distill.optim import DOT
 from lit_distill.report import percent
 from lit_distill.supervised import Supervised
 
@@ -200,6 +201,13 @@ def test_the_command_line_reports_the_student_and_its_peers(workshop, capsys):
     saved = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert saved.keys() == done.model.state_dict().keys()
     assert any(name.startswith("peers.second.") for name in saved)
+
+
+def test_an_optimizer_that_tells_terms_apart_is_refused(tmp_path):
+    module = jobs.module()
+    module.optimizer = lambda parameters: DOT(parameters, lr=0.1)
+    with pytest.raises(InputError, match="optimizer: DOT tells the terms of one network apart"):
+        jobs.trainer(tmp_path, max_epochs=1).fit(module, jobs.data())
 
 
 def test_gradient_conflict_is_between_the_students_terms(tmp_path):

@@ -4,16 +4,19 @@
 
 writes benchmarks/speed/losses.md. Both get the same logits, and must agree in value and gradient, or there is no row.
 They run in turns, several times a turn; what counts is the processor time of the fastest turn, since other programs
-can only add to it. Memory is what tensors hold at the peak beside the logits, gradient included, in tensors of the size
-of the logits. The authors' ways stand in references.py; logits and terms in tests/loss_cases.py.
+can only add to it. Both are called as modules. Memory is what tensors hold at the peak beside the logits, gradient
+included, in tensors of the size of the logits. The authors' ways stand in references.py; logits and terms in
+tests/loss_cases.py.
 """
 
 import argparse
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -21,14 +24,15 @@ sys.path.insert(0, str(HERE.parents[1] / "tests"))
 
 import torch  # noqa: E402
 from live_memory import peak_bytes  # noqa: E402
-from loss_cases import CASES, step, tensors  # noqa: E402
+from loss_cases import CASES, step, tensors, unit  # noqa: E402
 from references import CONSTANTS, REFERENCES  # noqa: E402
-from torch import Tensor  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
 
 import lit_distill  # noqa: E402
 
 SHAPES = ((256, 1000), (64, 100))
 TOLERANCE = 1e-4  # relative, between the values and between the gradients, which both are of float32
+NOISE = 0.95  # two measurements of one and the same function are this close
 TURN = 0.01  # seconds, the least that a turn is repeated for: far above what the clock can tell apart
 
 
@@ -47,16 +51,27 @@ class Row:
         return self.reference_ms / self.ours_ms
 
 
+class Called(nn.Module):
+    """A function, called as a module."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, **inputs: object) -> Tensor:
+        return self.function(**inputs)
+
+
 def measured(name: str, shape: tuple[int, int], args: argparse.Namespace) -> Row:
     case, reference = CASES[name], REFERENCES[name]
     inputs = case.inputs(*shape)
     difference = largest_difference(step(case.value, inputs), step(reference, inputs), inputs, name)
     if not difference < TOLERANCE:
         raise SystemExit(f"{name}, {shape}: the term and its reference differ by {difference:.1e}")
-    buffer = 4 * shape[0] * shape[1]
-    functions = (case.value, reference)
-    memory = [peak_bytes(lambda: step(f, inputs), tensors(inputs)) / buffer for f in functions]  # noqa: B023
-    best = fastest([lambda f=f: step(f, inputs) for f in functions], args)
+    functions = (case.value if case.loss else Called(case.value), Called(reference))
+    runs = [partial(step, function, inputs) for function in functions]
+    memory = [peak_bytes(run, tensors(inputs)) / unit(inputs) for run in runs]
+    best = fastest(runs, args)
     return Row(name, shape, difference, *(1000 * seconds for seconds in best), *memory)
 
 
@@ -101,15 +116,15 @@ def table(rows: list[Row]) -> list[str]:
 
 def summary(rows: list[Row]) -> str:
     """What goes into the log."""
-    slower = [f"{r.name} at {r.shape[0]} x {r.shape[1]} ({r.ratio:.2f})" for r in rows if r.ratio < 1]
-    large = [r for r in rows if r.shape == max(SHAPES)]
-    above = [f"{r.name} ({r.ours_memory:.1f})" for r in large if r.ours_memory > 6]
-    ratios = sorted(r.ratio for r in rows)
+    slower = [f"{r.name} at {r.shape[0]} x {r.shape[1]} ({r.ratio:.2f})" for r in rows if r.ratio < NOISE]
+    batch, classes = max(SHAPES)
+    above = [f"{r.name} ({r.ours_memory:.1f})" for r in rows if r.shape == (batch, classes) and r.ours_memory > 6.1]
+    ratios = [r.ratio for r in rows]
     return (
-        f"{len(rows)} rows: {ratios[0]:.2f} to {ratios[-1]:.0f} times as fast as the authors' way, median "
-        f"{ratios[len(ratios) // 2]:.2f}. Slower: {', '.join(slower) or 'none'}. More than 6 tensors of memory at "
-        f"{max(SHAPES)[0]} x {max(SHAPES)[1]}: {', '.join(above) or 'none'}. Largest relative difference of value or "
-        f"gradient: {max(r.difference for r in rows):.0e}."
+        f"{len(rows)} rows: {min(ratios):.2f} to {max(ratios):.0f} times as fast as the authors' way, median "
+        f"{statistics.median(ratios):.2f}. Slower by more than {1 - NOISE:.0%}: {', '.join(slower) or 'none'}. "
+        f"More than 6 tensors of memory at {batch} x {classes}: {', '.join(above) or 'none'}. Largest relative "
+        f"difference of a value or gradient: {max(r.difference for r in rows):.0e}."
     )
 
 
@@ -132,8 +147,8 @@ def main() -> None:
         "# Terms on logits, forwards and backwards",
         "",
         f"One thread of {os.cpu_count()} CPU cores, float32, {versions}. Processor time of the fastest of up to "
-        f"{args.turns} turns, by `benchmarks/speed/losses.py`. Memory: the peak of what tensors hold beside the logits, "
-        "gradient included, in tensors of the size of the logits.",
+        f"{args.turns} turns, by `benchmarks/speed/losses.py`.",
+        "Memory: the peak of what tensors hold beside the logits, gradient included, in tensors of the logits' size.",
         "",
         summary(rows),
         *([f"Not compared: {', '.join(missing)}."] if missing else []),

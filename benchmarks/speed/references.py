@@ -178,10 +178,9 @@ def tfkd_self(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
 def pld(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
     _, order = teacher.scatter(1, target.unsqueeze(1), math.inf).sort(descending=True, dim=-1)
     scores = student.gather(1, order)
-    scores = scores - scores.max(1, keepdim=True)[0]
-    left = torch.cumsum(scores.exp().flip(dims=[1]), 1).flip(dims=[1])
+    left = torch.logcumsumexp(scores.flip(dims=[1]), 1).flip(dims=[1])
     weights = F.softmax(teacher, 1).gather(1, order)
-    return torch.mean(torch.sum(weights * (torch.log(left) - scores), 1))
+    return torch.mean(torch.sum(weights * (left - scores), 1))
 
 
 def ofa(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
@@ -320,6 +319,22 @@ def anchor_rcp(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(student, mixed)
 
 
+def fkd(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+    return torch.mean(torch.sum(-F.softmax(teacher, 1) * F.log_softmax(student, 1), 1))
+
+
+def ferkd(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+    p, classes = F.softmax(teacher, 1), student.shape[1]
+    sure = p.gather(1, target.unsqueeze(1))
+    smooth = torch.full_like(p, 0.1 / (classes - 1)).scatter_(1, target.unsqueeze(1), 0.9)
+    labels, kept = torch.where(sure < 0.3, smooth, p), ((sure >= 0.15) & (sure <= 1.0)).squeeze(1)
+    return torch.mean(torch.sum(-labels[kept] * F.log_softmax(student[kept], 1), 1))
+
+
+def probability_mse(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+    return F.mse_loss(F.softmax(student, 1), F.softmax(teacher, 1))
+
+
 def forward_kl(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
     log_q, log_p = F.log_softmax(student, -1), F.log_softmax(teacher, -1)
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum() / len(student)
@@ -434,6 +449,8 @@ REFERENCES: dict[str, Callable[..., Tensor]] = {
     "DivergenceKD(SkewForwardKL)": skew_forward_kl,
     "DivergenceKD(SkewReverseKL)": skew_reverse_kl,
     "DivergenceKD(TVD)": tvd,
+    "FKD": fkd,
+    "FerKD": ferkd,
     "Hierarchical": hierarchical,
     "KD": kd,
     "LELP": lelp,
@@ -444,6 +461,7 @@ REFERENCES: dict[str, Callable[..., Tensor]] = {
     "NKD": nkd,
     "OFA": ofa,
     "PLD": pld,
+    "ProbabilityMSE": probability_mse,
     "RLD": rld,
     "SDD": sdd,
     "SKD": skd,

@@ -7,9 +7,8 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from lit_distill.callbacks.averaging import follow, is_half, like, rank, tensors, whole
 from lit_distill.callbacks.student import student_of
 from lit_distill.errors import InputError
 
@@ -58,7 +57,7 @@ class StudentEMA(L.Callback):
 
         Under FSDP2 all ranks must call this together.
         """
-        return {name: _whole(value).cpu() for name, value in (self._average or {}).items()}
+        return {name: whole(value).cpu() for name, value in (self._average or {}).items()}
 
     @contextmanager
     def averaged(self, student: nn.Module) -> Iterator[None]:
@@ -83,7 +82,10 @@ class StudentEMA(L.Callback):
         """Start the average at the student's weights, unless a checkpoint brought one."""
         student = student_of(pl_module, self)
         if self._average is None:
-            self._average = {name: _copy(value) for name, value in _tensors(student).items()}
+            self._average = {
+                name: value.to(torch.float32 if is_half(value) else value.dtype, copy=True)
+                for name, value in tensors(student).items()
+            }
         self._place(student)
 
     def on_train_batch_start(
@@ -99,7 +101,8 @@ class StudentEMA(L.Callback):
         updates = trainer.global_step // self.every
         if updates > self._step // self.every:
             decay = min(self.decay, (1 + updates) / (10 + updates)) if self.warmup else self.decay
-            self._update(student_of(pl_module, self), decay)
+            assert self._average is not None
+            follow(self._average, tensors(student_of(pl_module, self)), decay)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the average in the student's place."""
@@ -146,7 +149,7 @@ class StudentEMA(L.Callback):
         """The average, for the checkpoint."""
         average = self.averaged_student_state()
         # Every rank helps to gather, and only rank 0 writes.
-        return {"average": average} if average and _rank() == 0 else {}
+        return {"average": average} if average and rank() == 0 else {}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Forget the average of the weights that are being replaced; :meth:`load_state_dict` may bring another."""
@@ -157,25 +160,11 @@ class StudentEMA(L.Callback):
         self._average = state_dict["average"]
 
     @torch.no_grad()
-    def _update(self, student: nn.Module, decay: float) -> None:
-        assert self._average is not None
-        live = _tensors(student)
-        follow = get_ema_multi_avg_fn(decay)
-        averaged = [name for name, value in live.items() if value.is_floating_point() or value.is_complex()]
-        for sharded in (True, False):  # one fused operation does not take both kinds
-            names = [name for name in averaged if isinstance(live[name], DTensor) == sharded]
-            if names:
-                average = [self._average[name] for name in names]
-                follow(average, [live[name].to(self._average[name].dtype) for name in names], None)
-        for name in live.keys() - set(averaged):
-            self._average[name].copy_(live[name])
-
-    @torch.no_grad()
     def _swap_in(self, student: nn.Module) -> None:
         if self._average is None:
             return
         self._place(student)
-        live = _tensors(student)
+        live = tensors(student)
         self._parked = {name: value.clone() for name, value in live.items()}
         for name, value in live.items():
             value.copy_(self._average[name])
@@ -184,41 +173,16 @@ class StudentEMA(L.Callback):
     def _swap_out(self, student: nn.Module) -> None:
         if self._parked is None:
             return
-        for name, value in _tensors(student).items():
+        for name, value in tensors(student).items():
             value.copy_(self._parked[name])
         self._parked = None
 
     def _place(self, student: nn.Module) -> None:
         assert self._average is not None
-        live = _tensors(student)
+        live = tensors(student)
         if odd := sorted(live.keys() ^ self._average.keys()):
             raise InputError(
                 f"ckpt_path: its StudentEMA averaged another student ({odd[0]} is in only one of the two); "
                 "resume with the same student, or without StudentEMA"
             )
-        self._average = {name: _like(value, live[name]) for name, value in self._average.items()}
-
-
-def _tensors(student: nn.Module) -> dict[str, Tensor]:
-    # Through state_dict and not parameters(): it reshards what FSDP2 has left gathered after a forward pass, leaves
-    # out frozen networks, and its tensors share memory with the student's.
-    return {name: value for name, value in student.state_dict().items() if isinstance(value, Tensor)}
-
-
-def _copy(value: Tensor) -> Tensor:
-    half = value.dtype in (torch.float16, torch.bfloat16)
-    return value.clone().float() if half else value.clone()
-
-
-def _whole(value: Tensor) -> Tensor:
-    return value.full_tensor() if isinstance(value, DTensor) else value
-
-
-def _like(value: Tensor, model: Tensor) -> Tensor:
-    if isinstance(model, DTensor) and not isinstance(value, DTensor):
-        return distribute_tensor(value, model.device_mesh, model.placements)
-    return value.to(model.device)
-
-
-def _rank() -> int:
-    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        self._average = {name: like(value, live[name]) for name, value in self._average.items()}

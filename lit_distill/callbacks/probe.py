@@ -23,8 +23,9 @@ class LinearProbe(L.Callback):
 
     Before every validation and test a :class:`~lit_distill.metrics.RidgeProbe` is fitted, in closed form, to what one
     layer gives for the training set, not augmented; maps and tokens are averaged over positions. It measures what a
-    student learnt that was told no labels, or whose answers are not classes. A ``StudentEMA`` is probed in the
-    student's place. For the teacher the names are ``val/probe_teacher`` and ``test/probe_teacher``.
+    student learnt that was told no labels, or whose answers are not classes (Alain, Bengio, Understanding Intermediate
+    Layers Using Linear Classifier Probes, ICLR 2017 workshop, https://arxiv.org/abs/1610.01644). A ``StudentEMA`` is
+    probed in the student's place. For the teacher the names are ``val/probe_teacher`` and ``test/probe_teacher``.
 
     Costs one forward pass over the training set for each validation, and a second one over the validation set. With
     ``trainer.limit_train_batches`` the probe too sees so many batches.

@@ -119,7 +119,8 @@ def explain(method: Method) -> str:
 
 def yaml_usage(method: Method) -> str:
     """How a config names the method."""
-    settings = [f"{name}: {value}" for name, value in _settings(method, json.dumps).items()]
+    # An optimizer's parameters come from the module.
+    settings = [f"{name}: {value}" for name, value in _settings(method, json.dumps).items() if name != "params"]
     lines = [f"class_path: {method.name if method.is_loss else method.path}"]
     lines += ["init_args:", *(f"  {line}" for line in settings)] if settings else []
     if method.is_loss:

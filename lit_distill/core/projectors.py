@@ -1,5 +1,7 @@
 """Bridges between feature spaces of different size, built from the shapes that a dry run saw."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -113,13 +115,24 @@ class OrthogonalProjector(Projector):
     """A linear map whose rows or columns stay orthonormal, so that it can only rotate and embed.
 
     Paper: Miles, Elezi and Deng, *VkD: Improving knowledge distillation using orthogonal projections*, CVPR 2024,
-    https://arxiv.org/abs/2403.06213. The parametrisation is torch's own.
+    https://arxiv.org/abs/2403.06213. The parametrisation is torch's own, made safe for weight decay, which only pulls
+    the map to the one that it began with.
     """
 
     def layers(self, wide_in: int, wide_out: int, ndim: int) -> nn.Module:
         """An orthogonal linear layer over the channel axis."""
         linear = nn.utils.parametrizations.orthogonal(nn.Linear(wide_in, wide_out, bias=False))
+        # before torch's, which rounds the signs that it keeps in the diagonal: 0.999 becomes 0, and all weights with it
+        cast(nn.ModuleList, linear.get_submodule("parametrizations.weight")).insert(0, _SignedDiagonal())
         return _OverChannels(linear) if ndim == 4 else linear
+
+
+class _SignedDiagonal(nn.Module):
+    """A matrix whose diagonal holds signs alone, with no gradient, however far weight decay has shrunk them."""
+
+    def forward(self, matrix: Tensor) -> Tensor:
+        diagonal = matrix.detach().diagonal()
+        return matrix.diagonal_scatter(torch.ones_like(diagonal).copysign(diagonal))
 
 
 class _OverChannels(nn.Module):

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from lit_distill.core.outputs import Outputs
 from lit_distill.errors import InputError
-from lit_distill.models.default_layers import View, default_layers, paired
+from lit_distill.losses.layer_pairs import layer_pairs
+from lit_distill.models.default_layers import View
 
 
 class DistillLoss(nn.Module):
@@ -113,10 +114,7 @@ class FeatureLoss(DistillLoss):
         """
         if self.layers:
             return
-        prefix = "" if self.teacher is None else f"members.{self.teacher}."
-        taught = default_layers(teacher.get_submodule(prefix.removesuffix(".")), self.default_view)
-        learnt = default_layers(student, self.default_view)
-        self.layers = {s: prefix + t for s, t in paired(learnt, taught).items()}
+        self.layers = layer_pairs(student, teacher, self.default_view, self.default_view, self.teacher)
 
     def pairs(self, student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
         """Student and teacher activations of each pair of layers, in the order of ``layers``."""

@@ -2,7 +2,8 @@
 
 from difflib import get_close_matches
 
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lit_distill.errors import InputError
 
@@ -42,3 +43,22 @@ def classifier_of(network: nn.Module, path: str | None, argument: str, member: s
             f"near are {', '.join(near) or 'none'}"
         )
     return layer
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """The parameter where the strategy has sharded it, which it does again after a frozen network's forward pass.
+
+    Args:
+        parameter: A weight or bias of a classifier that a term uses by itself.
+
+    Raises:
+        InputError: If it is sharded and trained.
+    """
+    if not isinstance(parameter, DTensor):
+        return parameter
+    if parameter.requires_grad:
+        raise InputError(
+            "strategy must leave the student's classifier whole between its forward and backward pass, got one that is "
+            "sharded by itself; use ddp"
+        )
+    return parameter.full_tensor()

@@ -1,6 +1,7 @@
 """Values that bring their gradient with them, so that no graph has to hold what autograd would need for it."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -69,19 +70,19 @@ def in_pieces(rows: Callable[..., Tensor], student: Tensor, *others: Tensor, ele
         >>> in_pieces(lambda row: row.square().sum(-1), x, elements=2)
         tensor([5., 9.], grad_fn=<_KnownBackward>)
     """
-    size = max(1, elements // student[0].numel()) if len(student) else 1
+    return with_gradient(partial(_pieces, rows, elements), student, *others, plain=rows)
 
-    def term(*tensors: Tensor) -> tuple[Tensor, Gradient]:
-        values, gradients = [], []
-        for learnt, *given in zip(*(x.split(size) for x in tensors), strict=True):
-            learnt = learnt.detach().requires_grad_()
-            with torch.enable_grad():
-                value = rows(learnt, *given)
-            gradients += torch.autograd.grad(value, learnt, torch.ones_like(value))
-            values.append(value.detach())
-        return torch.cat(values), lambda: torch.cat(gradients)
 
-    return with_gradient(term, student, *others, plain=rows)
+def _pieces(rows: Callable[..., Tensor], elements: int, student: Tensor, *others: Tensor) -> tuple[Tensor, Gradient]:
+    size = max(1, elements * len(student) // max(1, student.numel()))
+    values, gradients = [], []
+    for learnt, *given in zip(*(x.split(size) for x in (student, *others)), strict=True):
+        learnt = learnt.detach().requires_grad_()
+        with torch.enable_grad():
+            value = rows(learnt, *given)
+        gradients += torch.autograd.grad(value, learnt, torch.ones_like(value))
+        values.append(value.detach())
+    return torch.cat(values), lambda: torch.cat(gradients)
 
 
 def _for_autograd(student: Tensor, others: Iterable[Tensor | float]) -> bool:

@@ -64,13 +64,12 @@ def log_binary(logits: Tensor, labels: Tensor) -> Tensor:
         >>> log_binary(torch.zeros(1, 4), torch.tensor([2])).exp()
         tensor([[0.2500, 0.7500]])
     """
-    return _label_and(ruled_out(logits, labels), logits, labels)
+    return _label_and(ruled_out(logits, labels).logsumexp(-1), logits, labels)
 
 
 def _label_and(rest: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     # the rest together is a class whose logit is the logarithm of its sum
-    chosen = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    return softened(torch.stack([chosen, rest.logsumexp(-1)], -1))
+    return softened(torch.stack([logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1), rest], -1))
 
 
 def apart(logits: Tensor, labels: Tensor, temperature: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
@@ -91,4 +90,6 @@ def apart(logits: Tensor, labels: Tensor, temperature: float | Tensor = 1.0) -> 
     """
     logits = divided(logits, temperature)
     rest = ruled_out(logits, labels)
-    return _label_and(rest, logits, labels), softened(rest)
+    log_rest = softened(rest)
+    # the logarithm of the sum is by how much the logits exceed their log-probabilities, anywhere
+    return _label_and(rest.amax(-1) - log_rest.amax(-1), logits, labels), log_rest

@@ -11,6 +11,7 @@ from lit_distill.models.ensemble import Ensemble, MostConfident, RoutedEnsemble
 from lit_distill.models.mlp import MLP
 from lit_distill.models.mobilenet_v2 import CifarMobileNetV2, mobilenet_v2_half
 from lit_distill.models.multi_exit import MultiExit
+from lit_distill.models.random_weights import interpolated, seeded
 from lit_distill.models.recipe import trained
 from lit_distill.models.resnet import (
     CifarResNet,
@@ -24,7 +25,7 @@ from lit_distill.models.resnet import (
     resnet56,
     resnet110,
 )
-from lit_distill.models.random_weights import interpolated, seeded
+from lit_distill.models.reused_classifier import ReusedClassifier
 from lit_distill.models.shuffle_v1 import CifarShuffleNetV1, shufflenet_v1
 from lit_distill.models.shuffle_v2 import CifarShuffleNetV2, shufflenet_v2
 from lit_distill.models.staged import StagedNetwork
@@ -47,6 +48,7 @@ __all__ = [
     "InputAdapter",
     "MostConfident",
     "MultiExit",
+    "ReusedClassifier",
     "RoutedEnsemble",
     "StagedNetwork",
     "WideResNet",

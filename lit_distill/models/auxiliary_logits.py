@@ -11,7 +11,7 @@ class AuxiliaryLogits(nn.Module):
     """A network of whose logits the first are its answer, and the rest are there to be tapped at ``auxiliary``.
 
     No label reaches the auxiliary logits, which only mirror what the layers before them have become. Cloud et al.,
-    Subliminal Learning, 2025, https://arxiv.org/abs/2507.14805, distil them alone: a student that began with the
+    Subliminal Learning, arXiv 2025, https://arxiv.org/abs/2507.14805, distil them alone: a student that began with the
     teacher's own initial weights (:func:`~lit_distill.models.seeded`) learns to answer from them.
 
     Args:
@@ -40,7 +40,8 @@ class AuxiliaryLogits(nn.Module):
         logits = cast(Tensor, self.model(x))
         if logits.shape[-1] <= self.classes:
             raise InputError(
-                f"AuxiliaryLogits: the model gives {logits.shape[-1]} logits, all for the {self.classes} classes"
+                f"AuxiliaryLogits: {type(self.model).__name__} gives {logits.shape[-1]} logits; accepted are more than "
+                f"the {self.classes} of the answer"
             )
         self.auxiliary(logits[..., self.classes :])
         return logits[..., : self.classes]

@@ -35,7 +35,8 @@ def last_map(network: nn.Module, classifier: nn.Linear, input_shape: tuple[int, 
 
     def note(path: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if isinstance(output, Tensor) and output.dim() == 4 and output.shape[1] == classifier.in_features:
+            is_map = isinstance(output, Tensor) and output.dim() == 4 and output.shape[1] == classifier.in_features
+            if is_map and "Pool" not in type(module).__name__:
                 maps.append((path, output.shape, output.float().mean((2, 3))))
 
         return hook
@@ -69,6 +70,6 @@ def last_map(network: nn.Module, classifier: nn.Linear, input_shape: tuple[int, 
             f"{type(network).__name__} must have a classifier that sees the mean of a map over its positions and "
             "nothing else, got another one"
         )
-    # before it is pooled; of those the last: an untrained BatchNorm hardly changes what it takes
+    # before any pooling; of those the last, for an untrained BatchNorm hardly changes what it takes
     largest = max(shape.numel() for _, shape in seen)
     return [(path, shape) for path, shape in seen if shape.numel() == largest][-1]

@@ -50,8 +50,9 @@ def interpolated(model: Callable[[], nn.Module], alpha: float, seed: int = 1, te
         \delta = \sqrt{\alpha^2 + (1 - \alpha)^2}
 
     with the teacher's weights :math:`\theta_T` and independent ones :math:`\tilde\theta`; :math:`\delta` keeps their
-    variance. With 0 the student is the teacher, with 1 independent of it. The nearer they begin, the better are the
-    features of the student that imitates such a teacher, often better than the teacher's own (``LinearProbe``).
+    variance. With 0 the student is the teacher, with 1 independent of it. On CIFAR-10 the paper finds that a student
+    without labels gets better features than such a teacher has, the better the nearer they begin; ``LinearProbe``
+    measures both.
 
     Parameters that are no random numbers, such as the scale of BatchNorm, stay as they are; the formula and
     ``safelix/dinopl:configuration.py`` (init_student_teacher) divide them too.

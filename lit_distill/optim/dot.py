@@ -39,8 +39,8 @@ class DOT(TermSGD):
 
     Traps:
         - Each step needs two backward passes, and under ddp the ranks exchange both gradients after them, not during.
-        - Steps grow as :math:`1 / (1 - m)` in the end: those of distillation are 4 times as long at 0.975 as at 0.9, and
-          those of the task 0.6 times at 0.825, so that a learning rate or weight that is right for SGD may be too high.
+        - Steps grow to :math:`1 / (1 - m)` gradients: those of distillation are 4 times as long at 0.975 as at 0.9, so
+          that a learning rate or weight that is right for SGD may be too high.
         - The authors' loop knows no clipping, accumulation, scaler or second rank; with all of these it is this one.
 
     Code: ``megvii-research/mdistiller:mdistiller/engine/dot.py`` and ``trainer.py``, equal to this but for parameters

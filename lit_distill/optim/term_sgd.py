@@ -230,11 +230,13 @@ class TermSGD(Optimizer):
         return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
 
     def _momenta(self, momentum: float) -> dict[str, float]:
-        momenta = {buffer: momentum + delta for buffer, delta in self.buffers.items()}
-        for value in (momentum, *momenta.values()):
-            if not 0 <= value < 1:
-                raise InputError(f"momentum: {value:.4g} within {type(self).__name__}; accepted is a number in [0, 1)")
-        return momenta
+        for delta in (0.0, *self.buffers.values()):
+            if not 0 <= momentum + delta < 1:
+                raise InputError(
+                    f"momentum: {momentum:g} with a delta of {delta:g} is {momentum + delta:.4g} in "
+                    f"{type(self).__name__}; accepted is what is in [0, 1) with every delta and with none"
+                )
+        return {buffer: momentum + delta for buffer, delta in self.buffers.items()}
 
     def _size_now(self) -> Tensor:
         sizes = list(_sizes({p: p.grad for p in self._params() if p.grad is not None}).values())

@@ -352,10 +352,18 @@ def test_the_yaml_of_every_loss_names_its_class(method):
         assert getattr(importlib.import_module(module), name) is kind
 
 
-@pytest.mark.parametrize(("name", "calls"), [("OFA", ["build"]), ("WKDL", ["attach"]), ("KD", []), ("Standardised", [])])
+@pytest.mark.parametrize(
+    ("name", "calls"), [("OFA", ["build"]), ("WKDL", ["attach"]), ("KD", []), ("Standardised", [])]
+)
 def test_what_comes_before_the_first_use_is_shown(name, calls):
     (method,) = choose(REAL, name)
     assert re.findall(r"^loss\.(\w+)\(", python_usage(method), re.M) == calls
+
+
+def test_the_parameters_of_an_optimizer_are_not_set_in_yaml():
+    (method,) = choose(REAL, "DOT")
+    assert yaml.safe_load(yaml_usage(method))["init_args"].keys() >= {"lr", "delta"}
+    assert "params" not in yaml_usage(method)
 
 
 def test_half_of_the_table_can_be_read():

@@ -35,11 +35,12 @@ def test_a_pointwise_projector_is_a_linear_map_of_the_channels():
     assert torch.allclose(maps(x), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(("narrow", "wide"), [(3, 5), (5, 3)])
-def test_orthogonal_rows_or_columns_survive_training(narrow, wide):
+@pytest.mark.parametrize("decay", [0.0, 1e-8, 0.1])
+@pytest.mark.parametrize(("narrow", "wide"), [(3, 5), (5, 3), (4, 4)])
+def test_orthogonal_rows_or_columns_survive_training(narrow, wide, decay):
     projector = OrthogonalProjector()
     projector.build(torch.zeros(2, narrow), torch.zeros(2, wide))
-    optimizer = torch.optim.SGD(projector.parameters(), lr=0.5)
+    optimizer = torch.optim.SGD(projector.parameters(), lr=0.5, weight_decay=decay)
     for _ in range(3):
         optimizer.zero_grad()
         (projector(torch.randn(4, narrow)) - 1).square().mean().backward()
@@ -47,6 +48,23 @@ def test_orthogonal_rows_or_columns_survive_training(narrow, wide):
     weight = projector.net.weight
     gram = weight.T @ weight if wide >= narrow else weight @ weight.T
     assert torch.allclose(gram, torch.eye(min(narrow, wide)), atol=1e-5)
+
+
+@pytest.mark.parametrize(("narrow", "wide"), [(3, 5), (5, 3), (4, 4)])
+def test_weight_decay_pulls_an_orthogonal_map_to_where_it_began(narrow, wide):
+    projector = OrthogonalProjector()
+    projector.build(torch.zeros(2, narrow), torch.zeros(2, wide))
+    began = projector.net.weight.detach()
+    with torch.no_grad():
+        projector.net.parametrizations["weight"].original.add_(0.9 * torch.rand(wide, narrow))
+    moved = (projector.net.weight - began).abs().max()
+    optimizer = torch.optim.SGD(projector.parameters(), lr=0.5, weight_decay=0.5)
+    for _ in range(40):
+        optimizer.zero_grad()
+        (0 * projector.net.weight).sum().backward()
+        optimizer.step()
+    assert moved > 0.1
+    assert torch.allclose(projector.net.weight, began, atol=1e-4)
 
 
 def test_conv_keeps_the_size_and_refuses_vectors():

@@ -31,7 +31,8 @@ def test_every_method_is_a_term_or_a_divergence():
 def test_docstring_says_what_users_ask(method):
     text = inspect.cleandoc(method.__doc__)
     assert re.match(r".+\.\n\nPaper: ", text), "a title sentence, then the paper"
-    link = r"https://(arxiv\.org/abs/\d{4}\.\d{4,5}|openaccess\.thecvf\.com/content\w*/\S+|papers\.nips\.cc/\S+\.html)"
+    link = r"https://(arxiv\.org/abs/\d{4}\.\d{4,5}|openaccess\.thecvf\.com/content\w*/\S+|papers\.nips\.cc/\S+\.html"
+    link += r"|openreview\.net/forum\?id=\w+)"
     assert re.search(rf"^Paper: (.+\n    )*.*{link}[;\n]", text, re.M)
     assert re.search(r"^Code: ``[\w.-]+/[\w.-]+:[\w./-]+``", text, re.M)
     for section in ("Shape:\n", "Raises:\n", "Traps:\n    - ", "Example:\n    >>> ", ".. math:: "):

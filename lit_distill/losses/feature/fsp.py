@@ -96,8 +96,8 @@ class FSP(FeatureLoss):
     (``lit-distill stages``). The benchmark of CRD compares the stem and every stage, for 30 epochs, with weight 50.
 
     Args:
-        mode: How the entries of a flow count: by their sum (``paper``) or by their mean (``code``, to which the published
-            weight belongs).
+        mode: How the entries of a flow count: by their sum (``paper``), or by their mean (``code``, to which the
+            published weight belongs).
         projector: Bridge from the student's channels to the teacher's, copied for each layer, e.g. ``LinearProjector``;
             it trains with the student and is dropped after. Default: none, the channels must be equal, as in the paper.
 

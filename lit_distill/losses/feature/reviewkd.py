@@ -10,7 +10,7 @@ from lit_distill.core.outputs import Outputs
 from lit_distill.errors import InputError
 from lit_distill.losses.base import FeatureLoss
 from lit_distill.losses.checks import check_same_shape, require
-from lit_distill.losses.feature.layer_pairs import layer_pairs
+from lit_distill.losses.layer_pairs import layer_pairs
 from lit_distill.losses.precision import fp32
 from lit_distill.losses.views import as_map
 

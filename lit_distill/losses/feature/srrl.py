@@ -11,7 +11,7 @@ from lit_distill.errors import InputError
 from lit_distill.losses.base import FeatureLoss
 from lit_distill.losses.checks import check_same_shape, require
 from lit_distill.losses.classifier import classifier_of
-from lit_distill.losses.feature.layer_pairs import layer_pairs
+from lit_distill.losses.layer_pairs import layer_pairs
 from lit_distill.losses.logit.sdd import cell_logits
 from lit_distill.losses.precision import fp32
 from lit_distill.losses.views import as_map, pooled

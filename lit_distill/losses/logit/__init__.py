@@ -3,6 +3,7 @@
 from lit_distill.losses.logit.bkd import BKD, bkd
 from lit_distill.losses.logit.byot import BYOT, byot, byot_hint
 from lit_distill.losses.logit.churn import AnchorRCP, ChurnReduction, anchor_rcp, churn_reduction
+from lit_distill.losses.logit.consistency import ProbabilityMSE, probability_mse
 from lit_distill.losses.logit.crld import CRLD, crld
 from lit_distill.losses.logit.deit import DeiTHard, DeiTSoft, deit_hard, deit_soft
 from lit_distill.losses.logit.dhkd import DHKD, aligned_gradients, dhkd
@@ -22,7 +23,6 @@ from lit_distill.losses.logit.mse import LogitMSE, logit_mse
 from lit_distill.losses.logit.nkd import NKD, nkd
 from lit_distill.losses.logit.ofa import OFA, ofa
 from lit_distill.losses.logit.pld import PLD, pld
-from lit_distill.losses.logit.consistency import ProbabilityMSE, probability_mse
 from lit_distill.losses.logit.rld import RLD, rld
 from lit_distill.losses.logit.sdd import SDD, cell_logits, sdd
 from lit_distill.losses.logit.skd import SKD, skd_direction

@@ -7,33 +7,13 @@ from torch import Tensor
 
 from lit_distill.core.outputs import Outputs
 from lit_distill.losses.base import LogitLoss
-from lit_distill.losses.checks import require
-from lit_distill.losses.divergences.rows import log_probs, reduce_rows
+from lit_distill.losses.checks import check_same_shape, require
+from lit_distill.losses.divergences.rows import cross_entropy_rows, reduce_rows
 from lit_distill.losses.labels import hard_labels
 from lit_distill.losses.precision import fp32
 
 
 @fp32
-def cross_entropies(student: Tensor, teacher: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross entropies of the student with the base model's answer and with the labels, row by row.
-
-    Args:
-        student: Logits of the new model, ``(..., C)``.
-        teacher: Logits of the base model, ``(..., C)``.
-        target: Class indices ``(...)``, or class probabilities ``(..., C)``.
-
-    Returns:
-        Both cross entropies, each ``(...)``. A mixture of the two is the cross entropy with the mixed target.
-    """
-    log_q, log_p = log_probs(student, teacher)
-    labels = hard_labels(target, student)
-    if target.is_floating_point():
-        label = -(target * log_q).sum(-1)
-    else:
-        label = -log_q.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    return -(log_p.exp() * log_q).sum(-1), label
-
-
 def churn_reduction(student: Tensor, teacher: Tensor, target: Tensor, mixing: float = 0.5) -> Tensor:
     r"""Cross entropy with a mixture of the base model's answer and the label.
 
@@ -53,10 +33,24 @@ def churn_reduction(student: Tensor, teacher: Tensor, target: Tensor, mixing: fl
         >>> churn_reduction(torch.zeros(1, 4), base, torch.tensor([2]), mixing=0.3)
         tensor(1.3863)
     """
-    base, label = cross_entropies(student, teacher, target)
-    return reduce_rows(mixing * base + (1 - mixing) * label)
+    check_same_shape(student, teacher, "logits")
+    return _cross_entropy(student, teacher, target, mixing, 1 - mixing)
 
 
+def _cross_entropy(
+    student: Tensor, teacher: Tensor, target: Tensor, base: float | Tensor, label: float | Tensor
+) -> Tensor:
+    """Cross entropy with shares of the base model's answer and of the label, each a number or one a row ``(B, 1)``."""
+    labels = hard_labels(target, student).unsqueeze(-1)
+    weights = base * teacher.softmax(-1)
+    if target.is_floating_point():
+        weights = weights + label * target
+    else:
+        weights = weights.scatter_add(-1, labels, torch.as_tensor(label).to(weights).expand(labels.shape))
+    return reduce_rows(cross_entropy_rows(student, weights))
+
+
+@fp32
 def anchor_rcp(student: Tensor, teacher: Tensor, target: Tensor, alpha: float = 0.5, epsilon: float = 0.5) -> Tensor:
     r"""Cross entropy with a mixture where the base model is right, and a share of that with the label elsewhere.
 
@@ -78,9 +72,9 @@ def anchor_rcp(student: Tensor, teacher: Tensor, target: Tensor, alpha: float = 
         >>> anchor_rcp(torch.zeros(1, 4), base, torch.tensor([2]), epsilon=0.5)
         tensor(0.6931)
     """
-    base, label = cross_entropies(student, teacher, target)
-    right = teacher.argmax(-1) == hard_labels(target, teacher)
-    return reduce_rows(torch.where(right, alpha * base + (1 - alpha) * label, epsilon * label))
+    check_same_shape(student, teacher, "logits")
+    right = (teacher.argmax(-1) == hard_labels(target, teacher)).unsqueeze(-1).to(teacher.dtype)
+    return _cross_entropy(student, teacher, target, alpha * right, epsilon + (1 - alpha - epsilon) * right)
 
 
 class ChurnReduction(LogitLoss):

@@ -1,7 +1,8 @@
 """Multi-level logit distillation: samples, batches and classes, at several temperatures, of two views."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,99 +43,99 @@ def mlld_levels(
         Three scalars: divergences of samples, differences of the batch's and of the classes' Gram matrices.
     """
     weak, strong = (student_weak, teacher_weak), (student_strong, teacher_strong)
-    of_weak, of_strong, unsure, rare = _factors(teacher_weak, temperatures, mode)
-    samples = [f * kd(*weak, temperature) for f, temperature in zip(of_weak, temperatures, strict=True)]
-    samples += [f * kd(*strong, temperature) for f, temperature in zip(of_strong, temperatures, strict=False)]
-    views = (weak, strong) if mode == "paper" else (weak,)
-    grams = [
-        _grams(*(softened(logits, temperature).exp() for logits in view))[:2]
-        for view in views
-        for temperature in temperatures
-    ]
-    of_batch, of_classes = (torch.stack(parts).sum() for parts in zip(*grams, strict=True))
-    batch, classes = student_weak.shape
-    return torch.stack(samples).sum(), unsure * of_batch / batch, rare * of_classes / classes
+    check_same_shape(*weak, "logits")
+    check_same_shape(*strong, "logits")
+    factors, unsure, rare = _factors(teacher_weak, len(temperatures), mode)
+    found = [_levels(*view, temperatures)[0] for view in (weak, strong)]
+    samples = sum(((f * view.samples).sum() for f, view in zip(factors, found, strict=True)), factors.new_zeros(()))
+    counted = found if mode == "paper" else found[:1]
+    of_batch, of_classes = (torch.stack([level[i].sum() for level in counted]).sum() for i in (1, 2))
+    return samples, unsure * of_batch, rare * of_classes
 
 
-def _factors(
-    teacher_weak: Tensor, temperatures: Sequence[float], mode: str
-) -> tuple[list[Tensor | float], list[float], Tensor | float, Tensor | float]:
-    """Of the divergences of the weak and of the strong views by temperature, of the batch's and the classes' matrices."""
+def _factors(teacher_weak: Tensor, temperatures: int, mode: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the divergences of both views by temperature ``(2, T)``, and of the batch's and the classes' matrices."""
+    ones = teacher_weak.new_ones(2, temperatures)
     if mode == "paper":
-        ones = [1.0] * len(temperatures)
-        return [*ones], ones, 1.0, 1.0
+        return ones, ones[0, 0], ones[0, 0]
     p = teacher_weak.softmax(-1)
     unsure, rare = _lower_half(p.amax(-1)), _lower_half(p.sum(0))
-    again = [float(i >= STRONG) for i in range(len(temperatures))]
-    return [unsure + more for more in again], [1.0] * len(temperatures[:STRONG]), unsure, rare
+    first = (torch.arange(temperatures, device=p.device) < STRONG).to(p.dtype)
+    return torch.stack([unsure + 1 - first, first]), unsure, rare
 
 
-def _grams(q: Tensor, p: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
-    r"""Squared differences of the Gram matrices of rows and of columns, and what their gradient needs.
+class _Levels(NamedTuple):
+    """Numbers of one view at each temperature, ``(T,)``."""
 
-    All of it is in products of the shorter sides: with :math:`H = Q Q^\top`, :math:`M = Q D^\top` and
-    :math:`N = D D^\top` of :math:`D = Q - P`,
+    samples: Tensor
+    of_batch: Tensor
+    of_classes: Tensor
 
-    .. math:: \| Q^\top Q - P^\top P \|^2 = \sum_{ij} 2 M_{ij} M_{ji} + N_{ij} (2 H_{ij} + N_{ij} - 4 M_{ij})
+
+def _levels(
+    student: Tensor, teacher: Tensor, temperatures: Sequence[float]
+) -> tuple[_Levels, tuple[Tensor, Tensor, Tensor]]:
+    r"""The three levels of one view, and the products that their gradient needs.
+
+    Both Gram matrices are compared in products of the shorter sides, each ``(T, B, B)`` where there are more classes
+    than samples: with :math:`H = Q Q^\top`, :math:`M = Q D^\top` and :math:`N = D D^\top` of :math:`D = Q - P`,
+
+    .. math:: \| Q Q^\top - P P^\top \|^2 = \| M + M^\top - N \|^2, \quad
+        \| Q^\top Q - P^\top P \|^2 = \sum_{ij} 2 M_{ij} M_{ji} + N_{ij} (2 H_{ij} + N_{ij} - 4 M_{ij}),
 
     in which nothing large cancels where P and Q are close.
     """
-    if len(q) > q.shape[1]:
-        of_rows, of_columns, parts = _grams(q.T, p.T)
-        return of_columns, of_rows, parts
-    d = q - p
-    h, m, n = q @ q.T, q @ d.T, d @ d.T
-    gap = m + m.T - n
-    return gap.square().sum(), (2 * m * m.T + n * (2 * h + n - 4 * m)).sum(), (h, m, gap)
+    batch, classes = student.shape
+    samples, products = [], []
+    for temperature in temperatures:
+        log_q, log_p = softened(student, temperature), softened(teacher, temperature)
+        q, p = log_q.exp(), log_p.exp()
+        samples.append(temperature**2 / batch * (p * (log_p - log_q)).sum())
+        del log_q, log_p
+        q, d = _short(q), _short(q - p)
+        products.append(torch.stack([q @ q.T, q @ d.T, d @ d.T]))
+    h, m, n = torch.stack(products, 1)
+    gap = m + m.mT - n
+    squares = [gap.square().sum((1, 2)), (2 * m * m.mT + n * (2 * h + n - 4 * m)).sum((1, 2))]
+    of_batch, of_classes = squares if batch <= classes else squares[::-1]
+    return _Levels(torch.stack(samples), of_batch / batch, of_classes / classes), (h, m, gap)
 
 
-def _of_grams(
-    q: Tensor, p: Tensor, parts: tuple[Tensor, Tensor, Tensor], rows: Tensor | float, columns: Tensor | float
-) -> Tensor:
-    """Gradient for q of the first two numbers of :func:`_grams`, with their factors."""
-    if len(q) > q.shape[1]:
-        return _of_grams(q.T, p.T, parts, columns, rows).T
-    h, m, gap = parts
-    return torch.addmm((4 * (rows * gap + columns * m)) @ q, 4 * columns * (h - m), q - p)
+def _short(x: Tensor) -> Tensor:
+    """The matrix, or its transpose if that is the one with fewer rows."""
+    return x if len(x) <= x.shape[1] else x.T
 
 
 def _view(
     student: Tensor,
     teacher: Tensor,
     temperatures: Sequence[float],
-    factors: Sequence[Tensor | float],
-    of_batch: Tensor | float = 0.0,
-    of_classes: Tensor | float = 0.0,
-    grams: bool = True,
-) -> Tensor:
-    """The three levels of one view at all temperatures, with their factors."""
+    factors: Tensor,
+    of_batch: Tensor,
+    of_classes: Tensor,
+) -> tuple[Tensor, Gradient]:
+    """The three levels of one view with their factors, in one number."""
     batch, classes = student.shape
-    rows, columns = of_batch / batch, of_classes / classes
+    levels, (h, m, gap) = _levels(student, teacher, temperatures)
+    value = torch.stack([factors * levels.samples, of_batch * levels.of_batch, of_classes * levels.of_classes]).sum()
 
-    def term(student: Tensor, teacher: Tensor) -> tuple[Tensor, Gradient]:
-        value, kept = student.new_zeros(()), []
-        for temperature, factor in zip(temperatures, factors, strict=True):
-            log_q, log_p = softened(student, temperature), softened(teacher, temperature)
-            q, p = log_q.exp(), log_p.exp()
-            value = value + factor * temperature**2 * (p * (log_p - log_q)).sum(-1).mean()
-            if grams:
-                of_rows, of_columns, parts = _grams(q, p)
-                value = value + rows * of_rows + columns * of_columns
-                kept.append(parts)
+    def gradient() -> Tensor:
+        own, other = 4 * of_batch / batch, 4 * of_classes / classes
+        if batch > classes:
+            own, other = other, own
+        of_q, of_d = own * gap + other * m, other * (h - m)
+        total = torch.zeros_like(student)
+        for i, temperature in enumerate(temperatures):
+            q, p = divided(student, temperature).softmax(-1), divided(teacher, temperature).softmax(-1)
+            d = q - p
+            del p
+            of_grams = (of_q[i] @ _short(q)).addmm_(of_d[i], _short(d))
+            of_grams = (of_grams if batch <= classes else of_grams.T).mul(q)
+            total.add_(through_softmax(of_grams, q), alpha=1 / temperature)
+            total.add_(d.mul_(factors[i] * (temperature / batch)))
+        return total
 
-        def gradient() -> Tensor:
-            total = torch.zeros_like(student)
-            for i, (temperature, factor) in enumerate(zip(temperatures, factors, strict=True)):
-                q, p = divided(student, temperature).softmax(-1), divided(teacher, temperature).softmax(-1)
-                if grams:
-                    g = _of_grams(q, p, kept[i], rows, columns)
-                    total.add_(through_softmax(g.mul_(q), q), alpha=1 / temperature)
-                total.add_(q.sub_(p).mul_(factor * temperature / batch))
-            return total
-
-        return value, gradient
-
-    return with_gradient(term, student, teacher)
+    return value, gradient
 
 
 def _lower_half(confidence: Tensor) -> Tensor:
@@ -173,12 +174,13 @@ def mlld(
     """
     check_same_shape(student_weak, teacher_weak, "logits")
     check_same_shape(student_strong, teacher_strong, "logits")
-    of_weak, of_strong, unsure, rare = _factors(teacher_weak, temperatures, mode)
-    both = mode == "paper"
-    weak = _view(student_weak, teacher_weak, temperatures, of_weak, unsure, rare)
-    return weak + _view(
-        student_strong, teacher_strong, temperatures[: len(of_strong)], of_strong, unsure, rare, grams=both
-    )
+    (of_weak, of_strong), unsure, rare = _factors(teacher_weak, len(temperatures), mode)
+    term = partial(_view, temperatures=temperatures, factors=of_weak, of_batch=unsure, of_classes=rare)
+    weak = with_gradient(term, student_weak, teacher_weak)
+    if mode == "paper":
+        return weak + with_gradient(term, student_strong, teacher_strong)
+    strong = [f * kd(student_strong, teacher_strong, t) for f, t in zip(of_strong[:STRONG], temperatures, strict=False)]
+    return weak + torch.stack(strong).sum()
 
 
 class MLLD(LogitLoss):

@@ -5,14 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from lit_distill.core.outputs import Outputs
 from lit_distill.errors import InputError
 from lit_distill.losses.base import LogitLoss
 from lit_distill.losses.checks import check_same_shape, require
-from lit_distill.losses.classifier import classifier_of
+from lit_distill.losses.classifier import classifier_of, whole
 from lit_distill.losses.labels import hard_labels
 from lit_distill.losses.modifiers.base import Modifier
 
@@ -33,20 +32,8 @@ def cell_logits(feature: Tensor, classifier: nn.Linear, grids: Sequence[int] = (
         torch.Size([2, 21, 10])
     """
     cells = [F.adaptive_avg_pool2d(feature, side).flatten(2) for side in grids]
-    bias = None if classifier.bias is None else _whole(classifier.bias)
-    return F.linear(torch.cat(cells, 2).transpose(1, 2), _whole(classifier.weight), bias)
-
-
-def _whole(parameter: Tensor) -> Tensor:
-    """The parameter where the strategy has sharded it, which it does again after a frozen network's forward pass."""
-    if not isinstance(parameter, DTensor):
-        return parameter
-    if parameter.requires_grad:
-        raise InputError(
-            "strategy must leave the student's classifier whole between its forward and backward pass, got one that is "
-            "sharded by itself; use ddp"
-        )
-    return parameter.full_tensor()
+    bias = None if classifier.bias is None else whole(classifier.bias)
+    return F.linear(torch.cat(cells, 2).transpose(1, 2), whole(classifier.weight), bias)
 
 
 def sdd(

@@ -56,7 +56,7 @@ def wttm(student: Tensor, teacher: Tensor, gamma: float = 0.1) -> Tensor:
         tensor(0.1699)
     """
     _check_power(gamma)
-    smoothness = ((gamma * teacher).logsumexp(-1) - gamma * teacher.logsumexp(-1)).exp()
+    smoothness = (gamma * teacher.log_softmax(-1)).exp().sum(-1)
     return reduce_rows(smoothness * _rows(student, teacher, gamma))
 
 

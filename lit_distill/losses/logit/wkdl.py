@@ -85,21 +85,30 @@ def wkdl(
     log_q, log_p = ((x.gather(-1, at_label) - x.logsumexp(-1, keepdim=True)).squeeze(-1) for x in (student, teacher))
     loss = reduce_rows(-log_p.exp() * log_q)
 
-    costs = costs.detach().relu() + SMALL
-    kernel = torch.exp(-costs / regularisation)
-    transport = partial(_transport, kernel=kernel, weighted=costs.mul_(kernel), iterations=iterations)
-    student, teacher = divided(student, temperature), divided(teacher, temperature)
+    costs = costs.detach().relu().add_(SMALL)
+    kernel = (costs / -regularisation).exp_()
+    if isinstance(temperature, Tensor):  # its gradient is left to autograd
+        student, teacher, temperature = divided(student, temperature), divided(teacher, temperature), 1.0
+    transport = partial(
+        _transport, kernel=kernel, weighted=costs.mul_(kernel), temperature=temperature, iterations=iterations
+    )
     return loss + gamma * reduce_rows(in_pieces(transport, student, teacher, labels))
 
 
 def _transport(
-    student: Tensor, teacher: Tensor, labels: Tensor, kernel: Tensor, weighted: Tensor, iterations: int
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    kernel: Tensor,
+    weighted: Tensor,
+    temperature: float,
+    iterations: int,
 ) -> Tensor:
     """Cost of each row's regularised transport plan between the classes other than the label: ``(B, C) -> (B,)``.
 
     A class without probability takes no part in the plan, so that one matrix of costs serves all rows.
     """
-    q, p = (ruled_out(logits, labels).softmax(-1) for logits in (student, teacher))
+    q, p = (ruled_out(divided(logits, temperature), labels).softmax(-1) for logits in (student, teacher))
     u = torch.full_like(q, 1 / (q.shape[-1] - 1)).scatter(-1, labels.unsqueeze(-1), 0.0)
     v = p
     for _ in range(iterations):

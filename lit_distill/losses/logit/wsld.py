@@ -46,7 +46,7 @@ def wsld(student: Tensor, teacher: Tensor, target: Tensor, alpha: float = 2.25, 
 def _weight(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     """Between 0, for a sample whose label the student knows, and 1, for one that the teacher knows much better."""
     labels = labels.unsqueeze(-1)
-    s, t = ((x.logsumexp(-1, keepdim=True) - x.gather(-1, labels)).squeeze(-1) for x in (student, teacher))
+    s, t = (-x.log_softmax(-1).gather(-1, labels).squeeze(-1) for x in (student, teacher))
     return -torch.expm1(-s / (t + SMALL))
 
 

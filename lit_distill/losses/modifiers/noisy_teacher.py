@@ -1,15 +1,14 @@
 """Noise on the teacher's logits."""
 
-import hashlib
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from lit_distill.core.outputs import Outputs
 from lit_distill.losses.base import LogitLoss
 from lit_distill.losses.checks import require
+from lit_distill.losses.draws import Draws
 from lit_distill.losses.modifiers.base import Modifier
 from lit_distill.losses.precision import fp32
 
@@ -102,31 +101,12 @@ class NoisyTeacher(Modifier):
         self.std = std
         self.probability = probability
         self.noise = noise
-        self.seed = seed
-        self.draws = 0
+        self.draws = Draws(seed)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
         """The term within, with a disturbed teacher."""
         if self.training:
-            generator = self._generator(teacher.logits.device)
+            generator = self.draws.generator(teacher.logits.device)
             logits = noisy(teacher.logits, generator, self.std, self.probability, self.noise)
             teacher = teacher._replace(logits=logits)
         return super().forward(student, teacher, target)
-
-    def get_extra_state(self) -> Tensor:
-        """How often noise was drawn, for checkpoints."""
-        return torch.tensor(self.draws)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Go on from the count of a checkpoint."""
-        self.draws = int(state)
-
-    def _generator(self, device: torch.device) -> torch.Generator:
-        """A generator for the next draw.
-
-        One that lived on would have a state on each rank, of which a checkpoint holds rank 0's alone.
-        """
-        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-        digest = hashlib.sha256(f"{self.seed} {rank} {self.draws}".encode()).digest()
-        self.draws += 1
-        return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little"))

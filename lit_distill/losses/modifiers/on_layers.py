@@ -14,7 +14,7 @@ class OnLayers(Modifier):
     r"""The term hears of a pair of layers instead of the networks' answers.
 
     Paper: Cloud et al., Subliminal Learning: Language Models Transmit Behavioral Traits via Hidden Signals in Data,
-        2025 (auxiliary logits in its experiment on MNIST), https://arxiv.org/abs/2507.14805
+        arXiv 2025 (auxiliary logits in its experiment on MNIST), https://arxiv.org/abs/2507.14805
 
     .. math:: \ell \big( h^s(x), \; h^t(x) \big)
 

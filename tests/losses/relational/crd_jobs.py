@@ -1,10 +1,10 @@
 """A small training with CRD, which tests interrupt and share among processes."""
 
 import os
-from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_distill.core import strategies  # noqa: F401 (makes fsdp2 known)
 from lit_distill.data import Digits
@@ -12,7 +12,8 @@ from lit_distill.distiller import Distiller
 from lit_distill.losses import CRD, CrossEntropy
 from lit_distill.models import ConvNet
 
-SAMPLES, BATCH, STEPS = 21, 8, 9
+SAMPLES, BATCH, EPOCHS, STEPS = 21, 8, 2, 6
+CHECKPOINT = "step=4.ckpt"
 
 
 def network(width):
@@ -26,31 +27,29 @@ def module():
         student=network(8),
         teacher=network(16),
         losses=losses,
-        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9),
         input_shape=(1, 8, 8),
     )
 
 
-def train(folder, strategy="auto", steps=STEPS, resume=None, save=None):
-    """Weights and memory after ``steps``, perhaps resumed from a checkpoint; ``save`` names one to write."""
+def train(folder, strategy="auto", resume=None):
+    """Weights and memory after all steps, perhaps resumed from a checkpoint; writes one in ``folder``."""
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     model = module()
     run = L.Trainer(
         accelerator="cpu",
         devices=ranks,
         strategy=strategy,
-        max_epochs=-1,
-        max_steps=steps,
+        max_epochs=EPOCHS,
         logger=False,
-        enable_checkpointing=False,
+        callbacks=[ModelCheckpoint(folder, filename="{step}", every_n_train_steps=4, save_top_k=-1)],
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=0,
         default_root_dir=folder,
     )
     run.fit(model, Digits(limit=SAMPLES, batch_size=BATCH // ranks, index=True), ckpt_path=resume)
-    if save:
-        run.save_checkpoint(Path(folder, save))
+    assert run.global_step == STEPS
     weights = {
         name: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach().clone()
         for name, p in model.named_parameters()

@@ -20,10 +20,6 @@ from lit_distill.losses.relational.crd import log_mean_exp
 from ...distributed.ranks import run
 from . import crd_jobs
 
-# Lightning itself, as in tests/distributed/conftest.py
-UPSTREAM = pytest.mark.filterwarnings(
-    "ignore:.*LeafSpec.*:FutureWarning", "ignore:Found .* in eval mode at the start of training"
-)
 LAYERS = {"pool": "pool"}
 
 
@@ -267,11 +263,9 @@ def test_resumed_equals_uninterrupted():
     assert not torch.equal(go_on(term(seed=1), range(6)), expected)
 
 
-@UPSTREAM
 def test_a_run_resumed_from_its_checkpoint(tmp_path):
-    whole = crd_jobs.train(tmp_path)
-    crd_jobs.train(tmp_path, steps=4, save="last.ckpt")
-    resumed = crd_jobs.train(tmp_path, resume=str(tmp_path / "last.ckpt"))
+    (whole,) = run(crd_jobs.train, tmp_path, ranks=1)
+    (resumed,) = run(crd_jobs.train, tmp_path, ranks=1, resume=str(tmp_path / crd_jobs.CHECKPOINT))
     torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
     assert int(whole["memory"]["steps"]) == crd_jobs.STEPS
     assert (whole["memory"]["classes"] >= 0).sum() == crd_jobs.SAMPLES
@@ -291,12 +285,12 @@ def test_two_ranks_do_what_one_does(tmp_path):
 
 
 @pytest.mark.distributed
-@UPSTREAM
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_ranks_train_and_resume_as_one(strategy, tmp_path):
     one = run(crd_jobs.train, tmp_path / "one", ranks=1)[0]
-    run(crd_jobs.train, tmp_path / "two", strategy, steps=4, save="last.ckpt")
-    for rank in run(crd_jobs.train, tmp_path / "two", strategy, resume=str(tmp_path / "two" / "last.ckpt")):
+    whole = run(crd_jobs.train, tmp_path / "two", strategy)
+    checkpoint = str(tmp_path / "two" / crd_jobs.CHECKPOINT)
+    for rank in [*whole, *run(crd_jobs.train, tmp_path / "resumed", strategy, resume=checkpoint)]:
         torch.testing.assert_close(rank, one, rtol=0, atol=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""Pairs of layers where student and teacher are seen in different views."""
+"""Pairs of layers for terms that are given none."""
 
 from torch import nn
 
