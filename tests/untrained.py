@@ -73,8 +73,11 @@ def workshop(untrained, tmp_path, monkeypatch) -> Iterator[Path]:
     """An empty working directory but for the files that presets name."""
     folder = tmp_path / "workshop"
     folder.mkdir()
-    for entry in untrained.iterdir():
-        (folder / entry.name).symlink_to(entry)
+    for file in untrained.rglob("*"):
+        if file.is_file():  # the folders are this test's own: it may write beside the files
+            place = folder / file.relative_to(untrained)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(file)
     monkeypatch.chdir(folder)
     # A run sets this for its subprocesses, and leaves it.
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")

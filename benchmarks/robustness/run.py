@@ -3,7 +3,8 @@
     python benchmarks/robustness/run.py
 
 trains the networks of two presets on the digits with several seeds, as far as runs/robustness lacks them, attacks them
-on the test images with foolbox, and writes results.md and robustness.png here. Takes under two minutes on one core.
+on the test images with foolbox, writes results.md and robustness.png here, and adds the summary to benchmarks/LOG.md.
+Takes under two minutes on one core.
 
 Attacks see pixels in [0, 1]: normalisation is a part of the network. FGSM follows the gradient of the cross entropy; a
 network whose softmax is 0 or 1 in float32 has none. So it is repeated with the logits divided by the temperature of
@@ -12,6 +13,7 @@ training, which leaves every answer as it is: what this finds and FGSM alone doe
 
 import argparse
 import statistics
+import sys
 import warnings
 from pathlib import Path
 
@@ -31,6 +33,9 @@ with warnings.catch_warnings():
     import foolbox
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+import log  # noqa: E402
+
 PLAIN, DISTILLED = "mlp_digits", "defensive_digits"
 EPSILONS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 TEMPERATURE = yaml.safe_load(find(DISTILLED).read_text())["model"]["init_args"]["losses"]["kd"]["init_args"][
@@ -112,11 +117,35 @@ def table(found: dict[str, list[dict]]) -> list[str]:
     lines += ["", "| | images without any gradient, % | fooled by Carlini and Wagner, % | at a median distance of |"]
     lines += ["|---" * 4 + "|"]
     for name, of in found.items():
-        right = [f["distance"][f["distance"] > 0] for f in of]  # what is wrong anyway needs no attack
-        fooled = mean_std([d.isfinite().double().mean().item() for d in right])
-        distance = mean_std([d.median().item() for d in right], 3, 1)
-        lines.append(f"| `{name}` | {mean_std([f['without'] for f in of])} | {fooled} | {distance} |")
+        lines.append(f"| `{name}` | {mean_std([f['without'] for f in of])} | {' | '.join(carlini_wagner(of))} |")
     return lines
+
+
+def summary(found: dict[str, list[dict]]) -> str:
+    """What goes into the log."""
+    i = EPSILONS.index(0.2)
+    plain, distilled = found.values()
+
+    def right(of: list[dict], key: str) -> str:
+        return mean_std([f[key][i] for f in of]) + " %"
+
+    def distance(of: list[dict]) -> str:
+        fooled, median = carlini_wagner(of)
+        return f"{fooled} % of the images it gets right, at a median distance of {median}"
+
+    return (
+        f"`robustness/run.py`, {len(plain)} seeds. Right answers on the digits after FGSM with a step of "
+        f"{EPSILONS[i]}: {right(plain, 'fgsm')} of `{PLAIN}`, {right(distilled, 'fgsm')} of `{DISTILLED}`, and "
+        f"{right(distilled, 'divided')} of the latter where the attack divides its logits by {TEMPERATURE:g}. "
+        f"Carlini and Wagner's attack fools `{PLAIN}` on {distance(plain)}, and `{DISTILLED}` on {distance(distilled)}."
+    )
+
+
+def carlini_wagner(of: list[dict]) -> tuple[str, str]:
+    """Share of the images that the attack fools a network on, in per cent, and how far from them."""
+    right = [f["distance"][f["distance"] > 0] for f in of]  # what is wrong anyway needs no attack
+    fooled = mean_std([d.isfinite().double().mean().item() for d in right])
+    return fooled, mean_std([d.median().item() for d in right], 3, 1)
 
 
 def plot(found: dict[str, list[dict]]) -> None:
@@ -161,6 +190,7 @@ def main() -> None:
     ]
     (HERE / "results.md").write_text("\n".join(lines))
     plot(found)
+    log.add("robustness of defensive distillation", summary(found))
     print("\n".join(lines))
 
 

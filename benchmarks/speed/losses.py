@@ -2,11 +2,11 @@
 
     python benchmarks/speed/losses.py
 
-writes benchmarks/speed/losses.md. Both get the same logits, and must agree in value and gradient, or there is no row.
-They run in turns, several times a turn; what counts is the processor time of the fastest turn, since other programs
-can only add to it. Both are called as modules. Memory is what tensors hold at the peak beside the logits, gradient
-included, in tensors of the size of the logits. The authors' ways stand in references.py; logits and terms in
-tests/loss_cases.py.
+writes benchmarks/speed/losses.md and adds the summary to benchmarks/LOG.md. Both get the same logits, and must agree in
+value and gradient, or there is no row. They are called as modules, in turns, several times a turn; what counts is the
+processor time of the fastest turn, since other programs can only add to it. Memory is what tensors hold at the peak
+beside the logits, gradient included, in tensors of the size of the logits. The authors' ways stand in references.py;
+logits and terms in tests/loss_cases.py.
 """
 
 import argparse
@@ -20,8 +20,9 @@ from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1] / "tests"))
+sys.path[:0] = [str(HERE.parents[1] / "tests"), str(HERE.parent)]
 
+import log  # noqa: E402
 import torch  # noqa: E402
 from live_memory import peak_bytes  # noqa: E402
 from loss_cases import CASES, step, tensors, unit  # noqa: E402
@@ -85,14 +86,14 @@ def largest_difference(
 
 def fastest(functions: list[Callable[[], object]], args: argparse.Namespace) -> list[float]:
     """Seconds of processor time that each takes in its fastest turn."""
-    repeats = [max(1, round(TURN / timed(function, 1))) for function in functions]
-    best = [float("inf")] * len(functions)
     start = time.process_time()
-    for turn in range(args.turns):
+    best = [timed(function, 1) for function in functions]
+    repeats = [max(1, round(TURN / seconds)) for seconds in best]
+    for _ in range(args.turns):
+        if time.process_time() - start > args.seconds:
+            break
         for i, function in enumerate(functions):
             best[i] = min(best[i], timed(function, repeats[i]))
-        if turn >= 2 and time.process_time() - start > args.seconds:
-            break
     return best
 
 
@@ -132,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--terms", nargs="*", help="default: all; with names the table is printed and not written")
     parser.add_argument("--turns", type=int, default=25, help="most turns of each; default: %(default)s")
-    parser.add_argument("--seconds", type=float, default=3, help="a row, after three turns; default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=3, help="turns of a row begin; default: %(default)s")
     args = parser.parse_args()
     torch.set_num_threads(1)
     names = args.terms or sorted(CASES, key=str.lower)
@@ -158,6 +159,7 @@ def main() -> None:
     ]
     if not args.terms:
         (HERE / "losses.md").write_text("\n".join(lines))
+        log.add("speed and memory of the terms on logits", f"`speed/losses.py`: {versions}. {summary(rows)}")
     print("\n".join(lines))
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from lit_distill.core.outputs import Outputs
 from lit_distill.errors import InputError
 from lit_distill.losses.layer_pairs import layer_pairs
-from lit_distill.models.default_layers import View
+from lit_distill.models.layer_views import View
 
 
 class DistillLoss(nn.Module):

@@ -9,6 +9,7 @@ from lit_distill.core.outputs import Outputs
 from lit_distill.errors import InputError
 from lit_distill.losses.base import LogitLoss
 from lit_distill.losses.checks import check_temperature, require
+from lit_distill.losses.divergences.rows import divided
 from lit_distill.losses.precision import fp32
 
 
@@ -79,4 +80,4 @@ class CrossEntropy(LogitLoss):
 
 @fp32
 def _cross_entropy(logits: Tensor, target: Tensor, label_smoothing: float, temperature: float) -> Tensor:
-    return F.cross_entropy(logits / temperature, target, label_smoothing=label_smoothing)
+    return F.cross_entropy(divided(logits, temperature), target, label_smoothing=label_smoothing)

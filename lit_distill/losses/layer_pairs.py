@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from lit_distill.models.default_layers import View, default_layers, paired
+from lit_distill.models.layer_views import View, default_layers, paired
 
 
 def layer_pairs(

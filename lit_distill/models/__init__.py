@@ -5,9 +5,9 @@ from lit_distill.models.auxiliary_logits import AuxiliaryLogits
 from lit_distill.models.bottleneck import CifarResNet50, resnet50
 from lit_distill.models.compute import macs
 from lit_distill.models.convnet import ConvNet
-from lit_distill.models.default_layers import default_layers, paired
 from lit_distill.models.early_exit import EarlyExit
 from lit_distill.models.ensemble import Ensemble, MostConfident, RoutedEnsemble
+from lit_distill.models.layer_views import default_layers, paired
 from lit_distill.models.mlp import MLP
 from lit_distill.models.mobilenet_v2 import CifarMobileNetV2, mobilenet_v2_half
 from lit_distill.models.multi_exit import MultiExit

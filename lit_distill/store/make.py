@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 from lightning.fabric.utilities import move_data_to_device
+from rich.console import Console
 from rich.progress import track
 from torch import nn
 
@@ -99,7 +100,8 @@ def answers(data: ImageData, part: Part, teacher: nn.Module, view: int, topk: in
     sampler.set_epoch(view)
     batches = ResumableLoader(part, sampler, data.num_workers)
     rows = []
-    for batch in track(batches, f"labels, view {view + 1} of {part.views}", total=len(batches)):
+    text = f"labels, view {view + 1} of {part.views}"
+    for batch in track(batches, text, total=len(batches), console=Console(stderr=True)):
         x = data.prepared(move_data_to_device(batch, device))
         kept = keep(teacher(x.to(kind)), topk)
         rows.append(Kept(*(value.cpu() for value in kept)))

@@ -62,7 +62,7 @@ YAML = [
         "models.resnett8,",
         "model.teacher.model: lit_distill.models has no resnett8; did you mean",
     ),
-    ("KD, init_args: {weight: 0.9, temperature: 4.0}", "FitNet", "model.losses: FitNet needs layers"),
+    ("KD, init_args: {weight: 0.9, temperature: 4.0}", "OFA", "model.losses: OFA needs stages"),
     (
         "KD, init_args: {weight: 0.9, temperature: 4.0}",
         "FitNet, init_args: {layers: {bocks.0: layer1}}",

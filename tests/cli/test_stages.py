@@ -27,7 +27,7 @@ stages:
 """
 
 # A run that dies once, at the end of its second epoch
-MINE = """
+DYING = """
 from pathlib import Path
 from lightning.pytorch import Callback
 
@@ -89,9 +89,9 @@ def test_each_stage_once_and_again_only_what_changed(folder, capfd):
 
 
 def test_an_interrupted_stage_goes_on(folder, capfd, monkeypatch):
-    (folder / "mine.py").write_text(MINE)
+    (folder / "dying.py").write_text(DYING)
     monkeypatch.setenv("PYTHONPATH", str(folder))
-    change("trainer.max_epochs: 2", "trainer.max_epochs: 2\n      trainer.callbacks: [{class_path: mine.DieOnce}]")
+    change("trainer.max_epochs: 2", "trainer.max_epochs: 2\n      trainer.callbacks: [{class_path: dying.DieOnce}]")
     assert stages() == 2
     error = capfd.readouterr().err.splitlines()[-1]
     assert "stages.small: its run ended with exit code 3; call this again" in error

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lit_distill.core.taps import INPUT
-from lit_distill.models.default_layers import ACTIVATIONS
+from lit_distill.models.layer_views import ACTIVATIONS
 
 
 def norm_before(network: nn.Module, layer: str) -> _BatchNorm | None:

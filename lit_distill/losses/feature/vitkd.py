@@ -12,7 +12,7 @@ from lit_distill.losses.checks import check_same_shape, require
 from lit_distill.losses.draws import Draws
 from lit_distill.losses.precision import fp32
 from lit_distill.losses.views import as_map, as_tokens, same_size
-from lit_distill.models.default_layers import default_layers
+from lit_distill.models.layer_views import default_layers
 
 
 @fp32

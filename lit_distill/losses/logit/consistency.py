@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from lit_distill.core.outputs import Outputs
 from lit_distill.losses.base import LogitLoss
 from lit_distill.losses.checks import check_same_shape, check_temperature
+from lit_distill.losses.divergences.rows import divided
 from lit_distill.losses.precision import fp32
 
 
@@ -31,7 +32,8 @@ def probability_mse(student: Tensor, teacher: Tensor, temperature: float = 1.0) 
         tensor(0.2500)
     """
     check_same_shape(student, teacher, "logits")
-    return F.mse_loss((student / temperature).softmax(-1), (teacher / temperature).softmax(-1))
+    q, p = (divided(logits, temperature).softmax(-1) for logits in (student, teacher))
+    return F.mse_loss(q, p)
 
 
 class ProbabilityMSE(LogitLoss):

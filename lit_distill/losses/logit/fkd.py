@@ -7,6 +7,7 @@ from torch import Tensor
 from lit_distill.core.outputs import Outputs
 from lit_distill.losses.base import LogitLoss
 from lit_distill.losses.checks import check_same_shape, check_temperature
+from lit_distill.losses.divergences.rows import divided
 from lit_distill.losses.precision import fp32
 
 
@@ -28,7 +29,7 @@ def fkd_rows(student: Tensor, labels: Tensor, temperature: float = 1.0) -> Tenso
         tensor([1.3863])
     """
     check_same_shape(student, labels, "logits")
-    return -(labels * (student / temperature).log_softmax(-1)).sum(-1)
+    return -(labels * divided(student, temperature).log_softmax(-1)).sum(-1)
 
 
 @fp32

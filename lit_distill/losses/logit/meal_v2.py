@@ -10,8 +10,7 @@ from lit_distill.core.outputs import Outputs
 from lit_distill.errors import InputError
 from lit_distill.losses.base import LogitLoss
 from lit_distill.losses.checks import require
-from lit_distill.losses.divergences.kl import forward_kl
-from lit_distill.losses.divergences.rows import reduce_rows
+from lit_distill.losses.divergences.rows import kl_rows, log_probs, reduce_rows
 from lit_distill.losses.precision import fp32
 
 
@@ -38,8 +37,9 @@ def meal_v2(student: Tensor, teacher: Tensor, discriminator: nn.Module, adversar
         >>> meal_v2(answers, answers, undecided)
         tensor(0.6931)
     """
-    similar = reduce_rows(forward_kl(student, teacher))
-    answers = torch.cat([student, teacher]).log_softmax(-1)
+    log_q, log_p = log_probs(student, teacher)
+    similar = reduce_rows(kl_rows(log_p, log_q))
+    answers = torch.cat([log_q, log_p])
     # where all of training is in half precision the discriminator's parameters are too
     dtype = next((p.dtype for p in discriminator.parameters()), answers.dtype)
     scores = discriminator(answers.to(dtype)).to(answers.dtype)
