@@ -75,8 +75,7 @@ def table(baseline, presets, known):
     lines = [
         f"### {settings(baseline)['data']['class_path']}: student of `{baseline.stem}`",
         "",
-        f"![accuracy of each preset](../benchmarks/accuracy/{baseline.stem}.png)",
-        "",
+        *picture(HERE / f"{baseline.stem}.png"),
         "| preset | test accuracy, last | test accuracy, selected | gain, last | agreement | CPU s/epoch | seeds |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -84,6 +83,10 @@ def table(baseline, presets, known):
     lines.append(row(f"`{baseline.stem}` (labels alone)", alone, alone))
     lines += [row(f"`{preset.stem}`", records.of_preset(preset, known), alone) for preset in presets]
     return "\n".join(lines)
+
+
+def picture(file):
+    return [f"![accuracy of each preset](../benchmarks/accuracy/{file.name})", ""] if file.exists() else []
 
 
 def plot(baseline, presets, known):
@@ -113,9 +116,9 @@ def write(presets):
     known, groups = records.read(), {}
     for preset in presets:
         groups.setdefault(baseline_of(preset), []).append(preset)
-    text = "\n\n".join(table(baseline, members, known) for baseline, members in groups.items())
     for baseline, members in groups.items():
         plot(baseline, members, known)
+    text = "\n\n".join(table(baseline, members, known) for baseline, members in groups.items())
     page = README.read_text()
     before, after = page.split(BEGIN)[0], page.split(END)[1]
     README.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")

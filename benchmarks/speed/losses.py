@@ -132,7 +132,7 @@ def summary(rows: list[Row]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--terms", nargs="*", help="default: all; with names the table is printed and not written")
-    parser.add_argument("--turns", type=int, default=25, help="most turns of each; default: %(default)s")
+    parser.add_argument("--turns", type=int, default=100, help="most turns of each; default: %(default)s")
     parser.add_argument("--seconds", type=float, default=3, help="turns of a row begin; default: %(default)s")
     args = parser.parse_args()
     torch.set_num_threads(1)
