@@ -82,7 +82,7 @@ def test_a_wrong_preset(refused, old, new, says):
 
 def test_a_teacher_that_cannot_be_made(refused):
     recipe = "        recipe: configs/teachers/resnet8_digits.yaml\n"
-    Path("teachers").unlink()
+    Path("teachers/resnet8_digits.safetensors").unlink()
     file = changed(recipe, "")
     assert "teachers/resnet8_digits.safetensors does not exist, and no recipe is given" in refused(
         "fit", "--config", file

@@ -89,18 +89,25 @@ def test_looking_for_the_last_map_leaves_no_trace():
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
-@pytest.mark.parametrize(
-    "network",
-    [
-        MLP(input_shape=SHAPE),
-        VisionTransformer(img_size=16, patch_size=4, embed_dim=16, depth=1, num_heads=2, num_classes=10),
-        nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(4, 10)),
-        nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.ReLU(), nn.Linear(4, 10)),
-    ],
-    ids=["mlp", "class token", "maximum", "relu after the mean"],
-)
-def test_networks_whose_classifier_sees_something_else(network):
+def relu_after_the_mean():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.ReLU(), nn.Linear(4, 10))
+    with torch.no_grad():
+        network[0].bias[:2] = -9.0  # below zero whatever the input: the ReLU does something
+    return network
+
+
+OTHERS = {
+    "mlp": lambda: MLP(input_shape=SHAPE),
+    "class token": lambda: VisionTransformer(img_size=16, patch_size=4, embed_dim=16, depth=1, num_heads=2),
+    "maximum": lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(4, 10)),
+    "relu after the mean": relu_after_the_mean,
+}
+
+
+@pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
+def test_networks_whose_classifier_sees_something_else(make):
     torch.manual_seed(0)
+    network = make()
     for both in ((network, resnet8()), (resnet8(), network)):
         with pytest.raises(InputError, match=f"{type(network).__name__} must have a classifier that sees the mean of"):
             ReusedClassifier(*both, SHAPE)

@@ -46,7 +46,7 @@ def _adaptive(student: Tensor, teacher: Tensor, temperature: float, mu: float) -
     def gradient() -> Tensor:
         at_head = head.unsqueeze(-1)
         of_head = (q - p).mul_(at_head)
-        return through_softmax(ratio.mul_(q), q).mul_(1 - at_head).add_(of_head).div_(temperature)
+        return through_softmax(ratio.mul_(q), q).mul_(1 - at_head).add_(of_head)
 
     return (1 - head) * (q * ratio).sum(-1) - head * (p * ratio).sum(-1), gradient
 

@@ -74,7 +74,7 @@ def _regular(
     part = ((alpha * log_p).add_(log_q, alpha=beta).exp() - own) / alpha
     whole = ((total * log_p).exp() - own) / total
     del log_p, own
-    return (whole - part).sum(-1) / beta, lambda: through_softmax(part.neg_(), log_q.exp_()).div_(temperature)
+    return (whole - part).sum(-1) / beta, lambda: through_softmax(part.neg_(), log_q.exp_())
 
 
 def _difference(log_a: Tensor, log_b: Tensor, ratio: Tensor, exponent: float) -> Tensor:

@@ -49,7 +49,7 @@ def _jsd(student: Tensor, teacher: Tensor, temperature: float, beta: float) -> t
     q, ratio = log_q.exp(), log_q - log_m
     del log_q, log_m
     rows = beta * of_teacher + (1 - beta) * (q * ratio).sum(-1)
-    return rows, lambda: through_softmax(ratio.mul_(q), q).mul_((1 - beta) / temperature)
+    return rows, lambda: through_softmax(ratio.mul_(q), q).mul_(1 - beta)
 
 
 @fp32

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lit_distill.losses.checks import require
 from lit_distill.losses.divergences.base import Divergence
-from lit_distill.losses.divergences.rows import log_probs, rows_with_gradient, through_softmax
+from lit_distill.losses.divergences.rows import divided, log_probs, rows_with_gradient, softened, through_softmax
 from lit_distill.losses.known_gradient import Gradient
 from lit_distill.losses.precision import fp32
 
@@ -34,17 +34,18 @@ def forward_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
 
 
 def kl_term(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> tuple[Tensor, Gradient]:
-    """What :func:`forward_kl` computes, and its gradient for the student: see :func:`with_gradient`.
+    """What :func:`forward_kl` computes, and its gradient for the student's logits over the temperature.
 
     Args:
         student: Scores of the student, ``(..., C)``.
         teacher: Scores of the teacher, ``(..., C)``.
         temperature: Divides both.
     """
-    log_q, log_p = log_probs(student, teacher, temperature)
-    p, ratio = log_p.exp(), log_p - log_q
-    del log_p
-    return (p * ratio).sum(-1), lambda: log_q.exp_().sub_(p).div_(temperature)
+    student, teacher = divided(student, temperature), divided(teacher, temperature)
+    # a softmax takes less time than the exponential of a logarithm that is at hand
+    p = teacher.softmax(-1)
+    rows = softened(teacher).sub_(softened(student)).mul_(p).sum(-1)
+    return rows, lambda: student.softmax(-1).sub_(p)
 
 
 @fp32
@@ -68,7 +69,7 @@ def _reverse(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tens
     log_q, log_p = log_probs(student, teacher, temperature)
     ratio, q = log_q - log_p, log_q.exp()
     del log_p
-    return (q * ratio).sum(-1), lambda: through_softmax(ratio.mul_(q), q).div_(temperature)
+    return (q * ratio).sum(-1), lambda: through_softmax(ratio.mul_(q), q)
 
 
 @fp32
@@ -101,7 +102,7 @@ def _mixed(student: Tensor, teacher: Tensor, temperature: float, w: float) -> tu
     del log_q, log_p
 
     def gradient() -> Tensor:
-        return through_softmax(ratio.mul_(q), q).mul_(w).add_(q, alpha=1 - w).sub_(p, alpha=1 - w).div_(temperature)
+        return through_softmax(ratio.mul_(q), q).mul_(w).add_(q, alpha=1 - w).sub_(p, alpha=1 - w)
 
     return ((w * q - (1 - w) * p) * ratio).sum(-1), gradient
 

@@ -1,6 +1,7 @@
 """Log-probabilities of rows of logits, and one reduction of rows to a loss."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -79,7 +80,7 @@ def rows_with_gradient(
 
     Args:
         term: From the logits of student and teacher ``(..., C)`` and a temperature to the value of each row ``(...)``,
-            and a function for the gradient for the student's logits: see :func:`with_gradient`.
+            and a function for the gradient for the student's logits over the temperature: see :func:`with_gradient`.
         student_logits: Scores of the student, ``(..., C)``.
         teacher_logits: Scores of the teacher, ``(..., C)``.
         temperature: Divides both logits; a tensor holds one temperature for all rows ``()`` or one per row ``(...)``.
@@ -91,7 +92,17 @@ def rows_with_gradient(
     if isinstance(temperature, Tensor):  # its own gradient is left to autograd
         student_logits, teacher_logits = divided(student_logits, temperature), divided(teacher_logits, temperature)
     fixed = 1.0 if isinstance(temperature, Tensor) else temperature
-    return with_gradient(lambda student, teacher: term(student, teacher, fixed), student_logits, teacher_logits)
+    return with_gradient(partial(_tempered, term, fixed), student_logits, teacher_logits)
+
+
+def _tempered(
+    term: Callable[[Tensor, Tensor, float], tuple[Tensor, Gradient]],
+    temperature: float,
+    student: Tensor,
+    teacher: Tensor,
+) -> tuple[Tensor, Gradient]:
+    rows, gradient = term(student, teacher, temperature)
+    return rows, gradient if temperature == 1 else lambda: gradient().div_(temperature)
 
 
 def cross_entropy_rows(student_logits: Tensor, weights: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
@@ -115,12 +126,12 @@ def cross_entropy_rows(student_logits: Tensor, weights: Tensor, temperature: flo
 
 
 def _cross_entropy(student: Tensor, weights: Tensor, temperature: float | Tensor) -> tuple[Tensor, Gradient]:
-    log_q = softened(student, temperature)
+    student = divided(student, temperature)
 
     def gradient() -> Tensor:
-        return divided(log_q.exp_().mul_(weights.sum(-1, keepdim=True)).sub_(weights), temperature)
+        return divided(student.softmax(-1).mul_(weights.sum(-1, keepdim=True)).sub_(weights), temperature)
 
-    return -(weights * log_q).sum(-1), gradient
+    return -(weights * softened(student)).sum(-1), gradient
 
 
 def through_softmax(h: Tensor, q: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def _forward(student: Tensor, teacher: Tensor, temperature: float, alpha: float)
 
     def gradient() -> Tensor:
         share = ratio.add_(log_q).exp_()  # q p / m
-        return through_softmax(share, log_q.exp_()).mul_((alpha - 1) / temperature)
+        return through_softmax(share, log_q.exp_()).mul_(alpha - 1)
 
     return (p * ratio).sum(-1), gradient
 
@@ -75,7 +75,7 @@ def _reverse(student: Tensor, teacher: Tensor, temperature: float, alpha: float)
     def gradient() -> Tensor:
         # log (q / m) - alpha q / m, of which the second is 0 without alpha however large the ratio
         slope = ratio.sub_(ratio.exp(), alpha=alpha) if alpha else ratio
-        return through_softmax(slope.mul_(q), q).div_(temperature)
+        return through_softmax(slope.mul_(q), q)
 
     return (q * ratio).sum(-1), gradient
 

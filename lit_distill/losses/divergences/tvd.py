@@ -28,7 +28,7 @@ def tvd(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Ten
 def _tvd(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Gradient]:
     q = divided(student, temperature).softmax(-1)
     gap = q - divided(teacher, temperature).softmax(-1)
-    return 0.5 * gap.abs().sum(-1), lambda: through_softmax(gap.sign_().mul_(q), q).mul_(0.5 / temperature)
+    return 0.5 * gap.abs().sum(-1), lambda: through_softmax(gap.sign_().mul_(q), q).mul_(0.5)
 
 
 class TVD(Divergence):

@@ -79,7 +79,7 @@ def _term(
     def gradient() -> Tensor:
         excess = alpha * (log_q.exp() - log_p.exp())[..., :1]
         others = rest_q.exp_().mul_(beta - excess).sub_(p, alpha=beta)
-        return others.scatter_(-1, labels.unsqueeze(-1), excess).div_(temperature)
+        return others.scatter_(-1, labels.unsqueeze(-1), excess)
 
     return alpha * kl_rows(log_p, log_q) + beta * (p * ratio).sum(-1), gradient
 

@@ -61,7 +61,7 @@ def _term(student: Tensor, teacher: Tensor, temperature: float, alpha: float, be
         of_warm_s = warm_t * rows - warm_t / warm_s * (gap * student).sum(-1, keepdim=True)
         of_largest = (alpha * step * (of_warm_s - of_warm_t)).masked_fill(is_lowest, 0.0)
         direct = gap.mul_(alpha * warm_t).scatter_add_(-1, favourite, of_largest)
-        return direct.add_(of_fixed().mul_(beta * temperature**2))
+        return direct.add_(of_fixed().mul_(beta * temperature))
 
     return alpha * (warm_s * warm_t * rows).squeeze(-1) + beta * temperature**2 * fixed, gradient
 

@@ -47,7 +47,7 @@ def _term(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor,
 
     def gradient() -> Tensor:
         # mean and deviation move with the logits: of the gradient for what is seen, the part along both is cut
-        g = of_seen().div_(len(seen))
+        g = of_seen().div_(len(seen) * temperature)
         along = (g * seen).mean(0)
         return g.sub_(g.mean(0)).sub_(seen * along).div_(deviation)
 

@@ -120,6 +120,7 @@ def _view(
     value = torch.stack([factors * levels.samples, of_batch * levels.of_batch, of_classes * levels.of_classes]).sum()
 
     def gradient() -> Tensor:
+        # for Q of the first matrices' difference 4 (M + M' - N) Q, of the others' 4 Q (Q'Q - P'P) = 4 (M Q + (H - M) D)
         own, other = 4 * of_batch / batch, 4 * of_classes / classes
         if batch > classes:
             own, other = other, own
