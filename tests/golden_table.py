@@ -86,6 +86,8 @@ from lit_distill.losses.relational.sp import sp
 from lit_distill.losses.views import same_size
 from lit_distill.models.reused_classifier import bottleneck
 
+from .golden_dataset import DATASET
+
 HERE = Path(__file__).parent / "golden"
 FOLDER = Path(os.environ.get("GOLDEN_DIR", HERE))
 
@@ -755,6 +757,7 @@ def embeddings(function: Callable[[Tensor, Tensor], Tensor]) -> Adapter:
 
 
 TABLE: dict[str, Adapter] = {
+    **DATASET,
     "feature/ab": feature_ab,
     "feature/at_code": feature_at,
     "feature/at_paper": feature_at,

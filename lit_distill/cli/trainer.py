@@ -18,6 +18,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 # Imported for their names: a class that is known needs no path in YAML (`class_path: KD`).
 import lit_distill.callbacks
 import lit_distill.data
+import lit_distill.dataset
 import lit_distill.distiller
 import lit_distill.losses
 import lit_distill.models
@@ -185,6 +186,8 @@ class DistillCLI(LightningCLI):
             parser.callback_keys.remove("checkpoint")
         if config.trainer.enable_progress_bar is False:
             parser.callback_keys.remove("progress")
+        if not hasattr(self.model, "student"):
+            parser.callback_keys.remove("student_file")
         return super().instantiate_trainer(**kwargs)
 
     def after_fit(self) -> None:

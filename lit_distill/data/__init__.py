@@ -2,6 +2,7 @@
 
 from lit_distill.data.base import ImageData
 from lit_distill.data.cifar import CIFAR10, CIFAR100
+from lit_distill.data.class_batches import ClassBatches
 from lit_distill.data.digits import Digits
 from lit_distill.data.image_folder import ImageFolder
 from lit_distill.data.loader import ResumableLoader
@@ -20,6 +21,7 @@ __all__ = [
     "CIFAR10",
     "CIFAR100",
     "MNIST",
+    "ClassBatches",
     "CutMix",
     "Digits",
     "FashionMNIST",

@@ -4,6 +4,7 @@ from lit_distill.models.adapter import InputAdapter
 from lit_distill.models.auxiliary_logits import AuxiliaryLogits
 from lit_distill.models.bottleneck import CifarResNet50, resnet50
 from lit_distill.models.compute import macs
+from lit_distill.models.condensation_convnet import CondensationConvNet
 from lit_distill.models.convnet import ConvNet
 from lit_distill.models.early_exit import EarlyExit
 from lit_distill.models.ensemble import Ensemble, MostConfident, RoutedEnsemble
@@ -42,6 +43,7 @@ __all__ = [
     "CifarShuffleNetV1",
     "CifarShuffleNetV2",
     "CifarVGG",
+    "CondensationConvNet",
     "ConvNet",
     "EarlyExit",
     "Ensemble",

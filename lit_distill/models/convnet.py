@@ -54,7 +54,7 @@ class ConvNet(StagedNetwork):
                 nn.Sequential(
                     OrderedDict(
                         conv=nn.Conv2d(width if i else in_channels, width, 3, padding=1),
-                        norm=_norm(norm, width),
+                        norm=norm_layer(norm, width),
                         relu=nn.ReLU(),
                         pool=nn.AvgPool2d(2),
                     )
@@ -76,7 +76,8 @@ class ConvNet(StagedNetwork):
         return cast(Tensor, self.fc(self.flatten(self.avgpool(self.blocks(x)))))
 
 
-def _norm(norm: Norm, width: int) -> nn.Module:
+def norm_layer(norm: Norm, width: int) -> nn.Module:
+    """A normalisation of maps with ``width`` channels; see :class:`ConvNet`."""
     if norm == "batch":
         return nn.BatchNorm2d(width)
     if norm == "group":

@@ -1,0 +1,1 @@
+"""Where the networks of an objective come from."""

@@ -1,0 +1,1 @@
+"""What can be learned: images pixel by pixel, or something they are made from."""
