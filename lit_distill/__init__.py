@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lit_distill.core.module import DistillModule as DistillModule
     from lit_distill.core.outputs import Outputs as Outputs
+    from lit_distill.detection import DetectionDistiller as DetectionDistiller
     from lit_distill.distiller import Distiller as Distiller
     from lit_distill.distiller import FeatureDistiller as FeatureDistiller
     from lit_distill.distiller import LogitDistiller as LogitDistiller
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from lit_distill.losses.base import RelationalLoss as RelationalLoss
     from lit_distill.models import restored as restored
     from lit_distill.mutual import MutualDistiller as MutualDistiller
+    from lit_distill.segmentation import SegmentationDistiller as SegmentationDistiller
     from lit_distill.store import StoredDistiller as StoredDistiller
     from lit_distill.supervised import Supervised as Supervised
 
@@ -30,6 +32,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "CrossEntropy": "losses",
+    "DetectionDistiller": "detection",
     "DistillLoss": "losses.base",
     "DistillModule": "core.module",
     "Distiller": "distiller",
@@ -43,6 +46,7 @@ _HOMES = {
     "Outputs": "core.outputs",
     "RelationalDistiller": "distiller",
     "RelationalLoss": "losses.base",
+    "SegmentationDistiller": "segmentation",
     "StoredDistiller": "store",
     "Supervised": "supervised",
     "restored": "models",

@@ -67,13 +67,13 @@ class Distiller(ClassificationModule):
     def examine(self, input_shape: tuple[int, ...]) -> Tensor:
         """Run both networks once on zeros, and let each term create what depends on their shapes."""
         with self.taps_student.checked(self.student):
-            logits = example_forward(self.student, input_shape, "student")
+            logits = self.logits_of(example_forward(self.student, input_shape, "student"))
         student = teacher = Outputs(logits, self.taps_student.pop())
         network = self.student
         if self.teacher is not None and self.taps_teacher is not None:
             network = self.teacher.module
             with self.taps_teacher.checked(network):
-                teacher_logits = example_forward(network, input_shape, "teacher")
+                teacher_logits = self.logits_of(example_forward(network, input_shape, "teacher"))
             teacher = Outputs(teacher_logits, self.taps_teacher.pop())
         self.comparable = self.teacher is not None and logits.shape[-1] == teacher.logits.shape[-1]
         for name, term in self.losses.items():
@@ -99,7 +99,7 @@ class Distiller(ClassificationModule):
 
     def forward_student(self, x: Tensor) -> Outputs:
         """What the student says about a batch, and the layers that the terms ask for."""
-        return Outputs(self.student(x), self.taps_student.pop())
+        return Outputs(self.logits_of(self.student(x)), self.taps_student.pop())
 
     def forward_teacher(self, x: Tensor) -> Outputs:
         """What the teacher says about the same batch, without gradients.
@@ -109,7 +109,7 @@ class Distiller(ClassificationModule):
         """
         if self.teacher is None or self.taps_teacher is None:
             raise InputError("teacher: not given to this Distiller, whose student is its own; accepted is a network")
-        return Outputs(self.teacher(x), self.taps_teacher.pop())
+        return Outputs(self.logits_of(self.teacher(x)), self.taps_teacher.pop())
 
     def distill(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
         """The unweighted terms of the objective; override it for one that is more than a sum of ``losses``.

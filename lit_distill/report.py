@@ -15,6 +15,7 @@ from torch import nn
 from lit_distill.callbacks import StudentFile
 from lit_distill.callbacks.folder import run_folder
 from lit_distill.core.classification import ClassificationModule
+from lit_distill.dense_predictions import write_boxes, write_masks
 from lit_distill.distiller import Distiller
 from lit_distill.loading import loading
 from lit_distill.models import macs
@@ -121,26 +122,29 @@ def show(
     student_file: Path | None,
 ) -> None:
     """Print the table of a finished run, and where its files are."""
-    table = Table(title="Test accuracy", title_justify="left")
+    table = Table(title=f"Test {module.measure_name}", title_justify="left")
     table.add_column("", no_wrap=True)
     for column in ("last", "selected", "agreement", "parameters", "MACs"):
         table.add_column(column, justify="right")
     student_size = sizes["student"]
     if teacher := sizes.get("teacher"):
-        accuracy = percent(results["last"].get("teacher_acc"))
+        accuracy = percent(results["last"].get(f"teacher_{module.measure}"))
         table.add_row("teacher", accuracy, "", "", f"{teacher[0]:,}", f"{teacher[1]:,}")
     if alone.get("results"):
         # Its MACs are not in its card: they are ours when it is the same network, without heads for distillation.
         same = alone["parameters"] == student_size[0]
         size_alone = f"{alone['parameters']:,}", f"{student_size[1]:,}" if same else ""
-        table.add_row("student alone", *accuracies(alone["results"]), "", *size_alone)
+        table.add_row("student alone", *reached(alone["results"], module.measure), "", *size_alone)
     agreement = percent(results["last"].get("agreement")) if teacher else ""
     name = "student distilled" if alone or teacher else "student"
-    table.add_row(name, *accuracies(results), agreement, *(f"{n:,}" for n in student_size))
+    table.add_row(name, *reached(results, module.measure), agreement, *(f"{n:,}" for n in student_size))
+    for kind, what in (("int8", "as 8-bit integers"), ("float", "without rounding")):
+        if f"{kind}_{module.measure}" in results["last"]:  # the student is quantised
+            table.add_row(f"  {what}", *reached(results, f"{kind}_{module.measure}"), "", "", "")
     if isinstance(module, MutualDistiller):
         for peer in module.peers:
-            reached = accuracies(results, named("acc", peer))
-            table.add_row(f"peer {peer}", *reached, "", *(f"{n:,}" for n in sizes[f"peer {peer}"]))
+            own = reached(results, named(module.measure, peer))
+            table.add_row(f"peer {peer}", *own, "", *(f"{n:,}" for n in sizes[f"peer {peer}"]))
     Console().print(table)
     if teacher:
         fewer = [f"{t / s:.1f}x" if s else "-" for t, s in zip(teacher, student_size, strict=True)]
@@ -155,8 +159,8 @@ def show(
         print(f"Load it: {line or unknown}")
 
 
-def accuracies(results: dict[str, dict[str, float]], metric: str = "acc") -> tuple[str, str]:
-    """Last and selected accuracy as text."""
+def reached(results: dict[str, dict[str, float]], metric: str) -> tuple[str, str]:
+    """What the last and the selected weights reached, as text."""
     return percent(results.get("last", {}).get(metric)), percent(results.get("selected", {}).get(metric))
 
 
@@ -172,12 +176,19 @@ def size(network: nn.Module, input_shape: tuple[int, ...] | None) -> tuple[int, 
 
 
 def write_predictions(trainer: Trainer) -> None:
-    """Write the predicted class and its probability for each sample of ``trainer.predict`` as CSV, and say where."""
+    """Write what ``trainer.predict`` gave, and say where.
+
+    The class of each sample and its probability as CSV; a segmenter's masks as pictures, a detector's boxes as JSON.
+    """
     batches = trainer.predict_loop.predictions
     if not batches or not trainer.is_global_zero:
         return
     folder = run_folder(trainer)
     folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(batches[0], list):
+        return write_boxes(batches, folder / "predictions.json")
+    if batches[0].ndim == 4:
+        return write_masks(batches, folder / "predictions")
     file = folder / "predictions.csv"
     probabilities = torch.cat([batch.float().cpu() for batch in batches]).softmax(-1)
     values, classes = probabilities.max(-1)

@@ -77,12 +77,15 @@ from lit_distill.losses.modifiers.standardised import standardised
 from lit_distill.losses.relational.banks import update
 from lit_distill.losses.relational.cc import cc_adjacent, cc_gaussian
 from lit_distill.losses.relational.crd import crd_embedding, crd_nce, crd_scores, log_mean_exp
+from lit_distill.losses.relational.darkrank import darkrank
 from lit_distill.losses.relational.irg import IRG, irg_edge_loss, irg_transformation
+from lit_distill.losses.relational.itrd import itrd_correlation, itrd_mutual
 from lit_distill.losses.relational.kdsvd import kdsvd_directions, kdsvd_relation
 from lit_distill.losses.relational.pkt import pkt
 from lit_distill.losses.relational.rkd import rkd_angle, rkd_distance
 from lit_distill.losses.relational.semckd import SemCKD
 from lit_distill.losses.relational.sp import sp
+from lit_distill.losses.relational.tinyclip import tinyclip
 from lit_distill.losses.views import same_size
 from lit_distill.models.reused_classifier import bottleneck
 
@@ -751,6 +754,26 @@ def relational_rkd(case: Case) -> dict[str, Tensor]:
     return {"loss": loss(student, teacher, torch.empty(0))}
 
 
+def relational_darkrank(case: Case) -> dict[str, Tensor]:
+    x, given = case.inputs, case.hyperparameters
+    return {"loss": darkrank(x["f_s"], x["f_t"], given["alpha"], given["beta"], given["permute_len"])}
+
+
+def relational_itrd(case: Case) -> dict[str, Tensor]:
+    x, given, weights = case.inputs, case.hyperparameters, case.weights()
+    embedded = nn.functional.linear(x["f_s"], weights["embed.linear.weight"], weights["embed.linear.bias"])
+    correlation = itrd_correlation(embedded, x["f_t"], given["alpha"])
+    mutual = itrd_mutual(embedded if x["f_s"].shape != x["f_t"].shape else x["f_s"], x["f_t"])
+    loss = given["lambda_corr"] * correlation + given["lambda_mutual"] * mutual
+    return {"loss": loss, "correlation": correlation, "mutual": mutual}
+
+
+def relational_tinyclip(case: Case) -> dict[str, Tensor]:
+    x = case.inputs
+    towers = [x[f"{tower}_{a}"] for a in "st" for tower in ("image", "text")]
+    return {"loss": tinyclip(*towers, 1 / x["logit_scale_s"], 1 / x["logit_scale_t"])}
+
+
 def embeddings(function: Callable[[Tensor, Tensor], Tensor]) -> Adapter:
     """Check a function of one embedding a sample."""
     return lambda case: {"loss": function(case.inputs["f_s"], case.inputs["f_t"])}
@@ -824,8 +847,10 @@ TABLE: dict[str, Adapter] = {
     "relational/cc_repdistiller": embeddings(cc_adjacent),
     "relational/crd_first_step": relational_crd,
     "relational/crd_later_step": relational_crd,
+    "relational/darkrank_hard": relational_darkrank,
     "relational/irg_aberhu": relational_irg_instances,
     "relational/irg_semckd": relational_irg_batch,
+    "relational/itrd": relational_itrd,
     "relational/kdsvd_mdistiller": relational_kdsvd("width"),
     "relational/kdsvd_repdistiller": relational_kdsvd("channels"),
     "relational/pkt": lambda case: embeddings(lambda s, t: pkt(s, t, case.hyperparameters["eps"]))(case),
@@ -834,6 +859,7 @@ TABLE: dict[str, Adapter] = {
     "relational/rkd_distance": embeddings(rkd_distance),
     "relational/semckd": relational_semckd,
     "relational/sp": embeddings(sp),
+    "relational/tinyclip_affinity": relational_tinyclip,
     "sequence/ab_divergence": rows(d.alpha_beta, "alpha", "beta"),
     "sequence/akl": rows(d.adaptive_kl, "mu"),
     "sequence/forward_kl": rows(d.forward_kl),

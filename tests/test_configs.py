@@ -61,7 +61,8 @@ def test_one_step_of_every_run(workshop, preset):
     assert done.trainer.global_step == int(learns)
     logged = {name: float(value) for name, value in done.trainer.callback_metrics.items()}
     assert ({"train/loss"} if learns else set()) <= logged.keys()
-    assert preset.parent.name == "dataset" or "val/acc" in logged
+    selects = settings(preset).get("checkpoint", {}).get("monitor", "val/acc")
+    assert preset.parent.name == "dataset" or selects in logged
     terms = settings(preset)["model"]["init_args"].get("losses", {})
     assert {f"train/{name}" for name in terms} <= logged.keys()
     assert all(map(math.isfinite, logged.values())), logged

@@ -15,6 +15,10 @@ import lit_distill.data
 import lit_distill.models
 from lit_distill import presets
 from lit_distill.data.score_file import save_scores
+from lit_distill.dataset import Experts
+from lit_distill.dataset.experts import expert_file, save_snapshots
+from lit_distill.dataset.unroll import Stateless
+from lit_distill.models import seeded
 from lit_distill.student_file import save_student
 
 #: What stands in the card of an untrained student, as if it had been tested.
@@ -45,6 +49,22 @@ def wanted(settings: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from wanted(value)
 
 
+def followed(preset: Path) -> Iterator[tuple[Path, Tensor, Stateless, dict[str, Any]]]:
+    """File, weights, network and card of every expert that a preset needs."""
+    settings = yaml.safe_load(preset.read_text(encoding="utf-8"))
+    networks = settings.get("model", {}).get("init_args", {}).get("networks", {})
+    if networks.get("class_path") != "Experts":
+        return
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--experts", type=Experts)
+    experts = parser.instantiate(parser.parse_object({"experts": networks})).experts
+    card = experts.way.settings() | {"data": settings["data"]["init_args"]["data"]["class_path"]}
+    for i in range(experts.count):
+        network = Stateless(seeded(experts.network, i))
+        weights = network.flat() * torch.linspace(1, 2, experts.way.epochs + 1)[:, None]
+        yield expert_file(experts.folder, i), weights, network, card
+
+
 def scored(settings: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
     """Path and labels of every file of scores that the settings of a preset need."""
     data = settings.get("data", {})
@@ -63,6 +83,9 @@ def untrained(tmp_path_factory) -> Path:
         for path, network in wanted(settings):
             if not (folder / path).exists():
                 save_student(built(network), folder / path, {"results": RESULTS})
+        for path, weights, expert, card in followed(preset):
+            if not (folder / path).exists():
+                save_snapshots(folder / path, weights, expert, card)
         for path, targets in scored(settings):
             save_scores(folder / path, torch.linspace(0, 1, len(targets)), targets, {})
     return folder

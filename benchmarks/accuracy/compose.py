@@ -12,6 +12,9 @@ from lit_distill.presets import find
 
 HERE = Path(__file__).parent
 
+#: What a method takes from the base preset, unless it changes it.
+EVERYONES = ("student", "teacher", "losses", "optimizer", "scheduler")
+
 
 def settings(preset: Path) -> dict:
     return yaml.safe_load(preset.read_text())
@@ -27,11 +30,11 @@ def compose(base: str, method: str, changes: dict | None) -> Path:
     changes = changes or {}
     whole, own = settings(find(base)), settings(find(method))
     model, terms = whole["model"]["init_args"], own["model"]["init_args"]
-    model["losses"] = changes.get("losses", terms["losses"])
+    whole["model"]["class_path"] = own["model"]["class_path"]
     if "teacher" not in terms:
         del model["teacher"]
-    elif "teacher" in changes:
-        model["teacher"] = changes["teacher"]
+    model |= {name: value for name, value in terms.items() if name == "losses" or name not in EVERYONES}
+    model |= {name: value for name, value in changes.items() if name != "callbacks"}
     whole["data"]["init_args"] |= own["data"].get("init_args", {})
     whole["trainer"]["callbacks"] += changes.get("callbacks", own["trainer"].get("callbacks", []))
     file = HERE / "presets" / f"{method.removesuffix('_digits')}{base[base.index('_') :]}.yaml"

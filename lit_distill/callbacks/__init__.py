@@ -12,8 +12,10 @@ from lit_distill.callbacks.forgetting import Forgetting
 from lit_distill.callbacks.images import ExampleImages
 from lit_distill.callbacks.momentum_teacher import MomentumTeacher
 from lit_distill.callbacks.performance import ChannelsLast, Compile
+from lit_distill.callbacks.predicted import PredictedImages
 from lit_distill.callbacks.probe import LinearProbe
 from lit_distill.callbacks.progress import DistillProgressBar
+from lit_distill.callbacks.quantise import FakeQuantise, LearnPoints
 from lit_distill.callbacks.schedule import Schedule, WarmUp
 from lit_distill.callbacks.student_file import StudentFile
 
@@ -27,11 +29,14 @@ __all__ = [
     "DistillProgressBar",
     "ExampleImages",
     "ExitAccuracy",
+    "FakeQuantise",
     "Forgetting",
     "GradientConflict",
     "LayerCKA",
+    "LearnPoints",
     "LinearProbe",
     "MomentumTeacher",
+    "PredictedImages",
     "Schedule",
     "StudentEMA",
     "StudentFile",

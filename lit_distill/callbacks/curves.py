@@ -22,6 +22,9 @@ TITLES = {
     "cka": "Similarity to the teacher (CKA)",
     "ece": "Calibration error",
     "kl": "Divergence from the teacher (nats)",
+    "map": "Mean average precision",
+    "map_50": "Average precision at an IoU of 0.5",
+    "miou": "Mean intersection over union",
     "grad_cosine": "Cosine between gradients of terms",
     "grad_norm": "Gradient norms of terms",
 }
@@ -30,7 +33,7 @@ TITLES = {
 class Curves(L.Callback):
     """Draws every logged number over the epochs, at the end of a fit, as a PNG in the run's folder.
 
-    What is logged at steps is averaged over each epoch. The teacher's accuracy is a dashed line across the
+    What is logged at steps is averaged over each epoch. What the teacher reaches is a dashed line across the
     student's. Checkpoints hold the numbers so far, so that a resumed run draws whole curves. An interrupted run and
     ``fast_dev_run`` draw nothing.
 
@@ -128,7 +131,7 @@ def draw(points: Points, steps_per_epoch: int | None) -> "Figure":
 def _curve(axes: "Axes", name: str, values: dict[int, float], unit: int) -> None:
     x, y = [step / unit for step in values], list(values.values())
     label = f"{name}  {y[-1]:.4g}"
-    if name.endswith("/teacher_acc"):
+    if name.startswith("val/teacher_"):
         axes.axhline(y[-1], color="0.35", linestyle="--", linewidth=1.2, label=label)
         return
     marker = "o" if len(x) <= 12 else None
@@ -165,6 +168,7 @@ def _panel(name: str) -> str:
         return "Accuracy"
     if head == "train" or name == "val/loss":
         return "Terms of the loss"
+    tail = tail.removeprefix("teacher_")
     return TITLES.get(tail) or TITLES.get(head) or (tail if head == "val" else head or name)
 
 

@@ -23,6 +23,12 @@ TOOLS = {
     ),
     "stages": ("lit_distill.cli.stages", "several runs from one file, skipped or resumed where they are done in part"),
     "labels": ("lit_distill.cli.labels", "ask a preset's teacher once, and store its answers for many students"),
+    "relabel": ("lit_distill.cli.relabel", "ask a teacher about a distilled set, and store its answers beside it"),
+    "evaluate": (
+        "lit_distill.cli.evaluate",
+        "train fresh networks on a distilled set, and beside it on as many real images",
+    ),
+    "experts": ("lit_distill.cli.experts", "train the experts whose trajectories a preset matches, ahead of its fit"),
     "export": ("lit_distill.cli.export", "the student alone, as safetensors, torch.export and ONNX"),
 }
 

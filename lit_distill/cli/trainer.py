@@ -18,12 +18,13 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 # Imported for their names: a class that is known needs no path in YAML (`class_path: KD`).
 import lit_distill.callbacks
 import lit_distill.data
-import lit_distill.dataset
+import lit_distill.detection
 import lit_distill.distiller
 import lit_distill.losses
 import lit_distill.models
 import lit_distill.mutual
 import lit_distill.optim
+import lit_distill.segmentation
 import lit_distill.store
 import lit_distill.supervised  # noqa: F401
 from lit_distill import __version__
@@ -34,6 +35,8 @@ from lit_distill.cli.checkpoint import Checkpoint
 from lit_distill.cli.parser import Parser, causes
 from lit_distill.core.module import DistillModule
 from lit_distill.core.strategies import register
+from lit_distill.dataset import DatasetDistiller
+from lit_distill.dataset.report import report_distilled
 from lit_distill.errors import InputError
 from lit_distill.report import Baseline, report, write_predictions
 from lit_distill.student_file import write_whole
@@ -192,7 +195,11 @@ class DistillCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Test what was trained and say what came out."""
-        if not self.trainer.fast_dev_run and self.trainer.state.finished:  # type: ignore[attr-defined]
+        if self.trainer.fast_dev_run or not self.trainer.state.finished:  # type: ignore[attr-defined]
+            return
+        if isinstance(self.model, DatasetDistiller):
+            report_distilled(self.trainer, self.model)
+        else:
             report(self.trainer, self.model, self.datamodule, self.config_init[self.subcommand].baseline)
 
     def before_predict(self) -> None:

@@ -34,6 +34,10 @@ class ClassificationModule(TermGradients, DistillModule):
         self.metrics = nn.ModuleDict()
         self.last_terms: dict[str, Tensor] = {}
 
+    #: The metric that says how good a student is, and what tables call it.
+    measure = "acc"
+    measure_name = "accuracy"
+
     def build(self) -> None:
         """Do the dry run if the input's shape is known already; a subclass's constructor ends with this."""
         if self.input_shape is not None:
@@ -64,7 +68,15 @@ class ClassificationModule(TermGradients, DistillModule):
         Raises:
             InputError: When a network does not take such an input.
         """
-        return example_forward(self.student, input_shape, "student")
+        return self.logits_of(example_forward(self.student, input_shape, "student"))
+
+    def logits_of(self, answer: Any) -> Tensor:
+        """Logits ``(B, C)`` in what a network answers: all of it; a task whose networks answer otherwise overrides it.
+
+        Args:
+            answer: What a network answered, in eval mode.
+        """
+        return answer
 
     def build_metrics(self, num_classes: int) -> dict[str, Metric]:
         """The metrics of validation and test by name; each takes logits and class indices.
@@ -104,7 +116,7 @@ class ClassificationModule(TermGradients, DistillModule):
 
     def forward_student(self, x: Tensor) -> Outputs:
         """What the student says about a batch."""
-        return Outputs(self.student(x))
+        return Outputs(self.logits_of(self.student(x)))
 
     def terms(self, batch: Batch) -> tuple[Outputs, dict[str, Tensor]]:
         """What the student said, and the unweighted terms of the objective on this batch."""
@@ -125,10 +137,20 @@ class ClassificationModule(TermGradients, DistillModule):
         self.stop_at_nan(loss, terms)
         logged = {f"train/{name}": value.detach() for name, value in terms.items()}
         self.log_dict(logged, prog_bar=True, batch_size=len(x))
-        labels = target.argmax(-1) if target.ndim == 2 else target
-        accuracy = (student.logits.detach().argmax(-1) == labels).float().mean()
-        self.log_dict({"train/loss": loss.detach(), "train/acc": accuracy}, batch_size=len(x))
+        measured = self.training_metrics(student.logits.detach(), target)
+        measured = {f"train/{name}": value for name, value in measured.items()}
+        self.log_dict({"train/loss": loss.detach()} | measured, batch_size=len(x))
         return loss
+
+    def training_metrics(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """What a training step logs beside its terms: the accuracy on its batch.
+
+        Args:
+            logits: What the student answered, ``(B, C)``.
+            target: Class indices ``(B,)`` or class probabilities ``(B, C)``.
+        """
+        labels = target.argmax(-1) if target.ndim == 2 else target
+        return {"acc": (logits.argmax(-1) == labels).float().mean()}
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Drop the terms, whose graphs would otherwise live until the next step."""
@@ -155,7 +177,7 @@ class ClassificationModule(TermGradients, DistillModule):
         metrics = self.metrics[stage]
         for name in names:
             metrics[name].update(logits.float(), target)  # type: ignore[index]
-            self.log(f"{stage}/{name}", metrics[name], prog_bar=name == "acc", batch_size=len(target))  # type: ignore[index]
+            self.log(f"{stage}/{name}", metrics[name], prog_bar=name == self.measure, batch_size=len(target))  # type: ignore[index]
 
 
 class NoGradient(torch.autograd.Function):

@@ -3,6 +3,7 @@
 from lit_distill.data.base import ImageData
 from lit_distill.data.cifar import CIFAR10, CIFAR100
 from lit_distill.data.class_batches import ClassBatches
+from lit_distill.data.coco import CocoBoxes, CocoMasks
 from lit_distill.data.digits import Digits
 from lit_distill.data.image_folder import ImageFolder
 from lit_distill.data.loader import ResumableLoader
@@ -12,6 +13,7 @@ from lit_distill.data.noise import NoiseImages
 from lit_distill.data.partial_mix import PartialMix
 from lit_distill.data.sampler import GlobalBatchSampler, SequentialBatchSampler
 from lit_distill.data.self_mix import SelfMix
+from lit_distill.data.shapes import ShapeBoxes, ShapeMasks
 from lit_distill.data.subset import RandomSubset, ScoredSubset, Subset
 from lit_distill.data.tensor_data import TensorData
 from lit_distill.data.tiny_imagenet import TinyImageNet
@@ -22,6 +24,8 @@ __all__ = [
     "CIFAR100",
     "MNIST",
     "ClassBatches",
+    "CocoBoxes",
+    "CocoMasks",
     "CutMix",
     "Digits",
     "FashionMNIST",
@@ -38,6 +42,8 @@ __all__ = [
     "ScoredSubset",
     "SelfMix",
     "SequentialBatchSampler",
+    "ShapeBoxes",
+    "ShapeMasks",
     "Subset",
     "TensorData",
     "TinyImageNet",

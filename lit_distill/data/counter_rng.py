@@ -37,6 +37,8 @@ class Draw(IntEnum):
     CUT_SIDE = 19
     MIX_SHARE = 20
     SUBSET = 21
+    SHAPE = 22
+    SHAPE_NOISE = 23
 
 
 def key(*words: int) -> int:

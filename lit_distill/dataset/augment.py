@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from lit_distill.errors import InputError
 
-DEFAULT = "color_crop_cutout_flip_scale_rotate"
 NUMBERS = 3  # uniform numbers that the neediest operation takes
 
 
@@ -76,7 +75,7 @@ class SiameseAugmentation:
 
     def __init__(
         self,
-        strategy: str = DEFAULT,
+        strategy: str = "color_crop_cutout_flip_scale_rotate",
         brightness: float = 1.0,
         saturation: float = 2.0,
         contrast: float = 0.5,

@@ -1,16 +1,21 @@
 """The loop of dataset distillation."""
 
+from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lit_distill.core.module import DistillModule
 from lit_distill.data.class_batches import ClassBatches
+from lit_distill.dataset.artifact import save_distilled
 from lit_distill.dataset.augment import SiameseAugmentation
 from lit_distill.dataset.networks.base import NetworkSampler
 from lit_distill.dataset.objectives.base import Objective
+from lit_distill.dataset.recipe import recipe_of
 from lit_distill.dataset.step import Labelled, Purpose, Step, generator
 from lit_distill.dataset.synthetic.base import SyntheticSet
 from lit_distill.errors import InputError
@@ -42,6 +47,7 @@ class DatasetDistiller(DistillModule):
         optimizer: Callable from parameter groups to an optimizer.
         scheduler: Callable from the optimizer to a learning-rate scheduler, which steps after each step.
         augment: Differentiable augmentation of both sides. Default: none.
+        recipe: By which recipe of ``lit-distill evaluate`` networks are best trained on the set; its files say so.
         input_shape: Channels, height and width of an image; the command line links it to the data.
 
     Raises:
@@ -57,6 +63,7 @@ class DatasetDistiller(DistillModule):
         optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
         augment: SiameseAugmentation | None = None,
+        recipe: str | None = None,
         input_shape: tuple[int, ...] | None = None,
     ) -> None:
         if len({part is None for part in (objective, networks, optimizer)}) > 1:
@@ -68,6 +75,9 @@ class DatasetDistiller(DistillModule):
         self.objective = objective
         self.networks = networks
         self.augment = augment
+        if recipe is not None:
+            recipe_of(recipe)
+        self.recipe = recipe
         self.input_shape = input_shape
         self._built = False
 
@@ -84,8 +94,13 @@ class DatasetDistiller(DistillModule):
         if self._built:
             return
         self._built = True
+        if self.networks is not None:
+            self.networks.start(data, self.trainer.strategy.root_device)
         self.synthetic.build(data.num_classes, data.input_shape)
+        self.synthetic.to(self.trainer.strategy.root_device)  # as Lightning will: a set may ask a network how to start
         self.synthetic.start(data, generator(self.seed, Purpose.START))
+        if self.objective is not None and self.networks is not None:
+            self.objective.start(self.synthetic, self.networks, data, generator(self.seed, Purpose.START, 1))
 
     def on_fit_start(self) -> None:
         """End the fit before its first step where there is nothing to learn."""
@@ -96,8 +111,8 @@ class DatasetDistiller(DistillModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over what the synthetic set learns, in its groups, and over what other parts learn."""
         if self.objective is None:
-            return None
-        groups = self.synthetic.parameter_groups()
+            return torch.optim.SGD([{"params": []}], lr=0.0)  # of nothing, as Lightning warns where there is none
+        groups = [*self.synthetic.parameter_groups(), *self.objective.parameter_groups()]
         known = {id(p) for group in groups for p in group["params"]}
         others = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
         groups += [{"params": others}] if others else []
@@ -132,8 +147,46 @@ class DatasetDistiller(DistillModule):
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True, reduce_fx="sum")
         return loss * self._ranks()  # data-parallel training takes the mean over processes, and this is a sum
 
-    def on_train_batch_end(self, outputs: Any, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Let the synthetic set and the networks follow the step."""
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Let the objective look at the gradients."""
+        if self.objective is not None:
+            self.objective.before_update([p for group in optimizer.param_groups for p in group["params"]])
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Let the synthetic set and the networks follow the step; callbacks that write checkpoints come after this."""
+        super().optimizer_step(*args, **kwargs)
         self.synthetic.project()
         if self.networks is not None:
             self.networks.advance(self._step)
+
+    @torch.no_grad()
+    def save(self, folder: str | Path) -> Path:
+        """Write the set as it is now: images, labels, a card and a picture; see :class:`DistilledDataset`.
+
+        Args:
+            folder: Where they go.
+
+        Returns:
+            The folder.
+        """
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        about = {
+            "method": None if self.objective is None else type(self.objective).__name__,
+            "synthetic": type(self.synthetic).__name__,
+            "data": type(data.data).__name__,
+            "seed": self.seed,
+            "steps": self.global_step,
+            "config": dict(self.hparams) or None,
+        }
+        return save_distilled(
+            folder,
+            self.synthetic.kept(),
+            data.num_classes,
+            data.mean,
+            data.std,
+            soft=self.synthetic.soft,
+            augment=self.augment,
+            step_size=None if self.objective is None else self.objective.step_size(),
+            recipe=self.recipe,
+            about=about,
+        )

@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     EXPERT = 4
     TRAINING = 5
     EVALUATION = 6
+    RELABEL = 7
 
 
 class Labelled(NamedTuple):

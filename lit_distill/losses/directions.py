@@ -20,4 +20,5 @@ def unit(x: Tensor, dim: int = 1) -> Tensor:
                 [0.0000, 0.0000]])
     """
     norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
-    return x.masked_fill(norm == 0, 0) / norm.clamp(min=1e-12)
+    # divided by infinity a zero stays zero, and so does its gradient
+    return x / norm.clamp(min=1e-12).masked_fill(norm == 0, torch.inf)

@@ -12,6 +12,7 @@ from lit_distill.models.layer_views import default_layers, paired
 from lit_distill.models.mlp import MLP
 from lit_distill.models.mobilenet_v2 import CifarMobileNetV2, mobilenet_v2_half
 from lit_distill.models.multi_exit import MultiExit
+from lit_distill.models.pyramids import detector, segmenter
 from lit_distill.models.random_weights import interpolated, seeded
 from lit_distill.models.recipe import trained
 from lit_distill.models.resnet import (
@@ -33,6 +34,7 @@ from lit_distill.models.staged import StagedNetwork
 from lit_distill.models.vgg import CifarVGG, vgg8, vgg11, vgg13, vgg16, vgg19
 from lit_distill.models.weights import read_weights, restored
 from lit_distill.models.wrn import WideResNet, wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
+from lit_distill.quantisation import as_int8, quantised, with_learnt_points
 
 __all__ = [
     "MLP",
@@ -54,11 +56,14 @@ __all__ = [
     "RoutedEnsemble",
     "StagedNetwork",
     "WideResNet",
+    "as_int8",
     "default_layers",
+    "detector",
     "interpolated",
     "macs",
     "mobilenet_v2_half",
     "paired",
+    "quantised",
     "read_weights",
     "resnet8",
     "resnet8x4",
@@ -72,6 +77,7 @@ __all__ = [
     "resnet110",
     "restored",
     "seeded",
+    "segmenter",
     "shufflenet_v1",
     "shufflenet_v2",
     "trained",
@@ -80,6 +86,7 @@ __all__ = [
     "vgg13",
     "vgg16",
     "vgg19",
+    "with_learnt_points",
     "wrn_16_1",
     "wrn_16_2",
     "wrn_40_1",

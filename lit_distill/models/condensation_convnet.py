@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from lit_distill.errors import InputError
 from lit_distill.models.convnet import Norm, norm_layer
+from lit_distill.models.halving import HalvingPool
 from lit_distill.models.staged import StagedNetwork
 
 
@@ -59,7 +60,7 @@ class CondensationConvNet(StagedNetwork):
                 ("conv", convolution),
                 ("norm", norm_layer(norm, width)),
                 ("relu", nn.ReLU()),
-                ("pool", nn.AvgPool2d(2)),
+                ("pool", HalvingPool()),
             ):
                 block.add_module(name, module)
             blocks.append(block)

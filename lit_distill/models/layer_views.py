@@ -17,7 +17,7 @@ STEM = re.compile(r"act1|bn1|stem|features\.norm0")
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish)
 
 #: Containers whose children are the stages or blocks, by the names that libraries give them.
-CONTAINERS = ("blocks", "encoder.layers", "trunk_output", "stages", "layers")
+CONTAINERS = ("backbone.fpn.layer_blocks", "blocks", "encoder.layers", "trunk_output", "stages", "layers")
 
 
 def default_layers(network: nn.Module, view: View = "stages") -> tuple[str, ...]:

@@ -10,10 +10,72 @@ import torch
 from lit_distill.callbacks import Schedule  # noqa: F401 -- imports what a process needs once
 from lit_distill.cli.checkpoint import Checkpoint
 from lit_distill.data import ClassBatches, Digits
-from lit_distill.dataset import DatasetDistiller, DistributionMatching, Fresh, Pixels, SiameseAugmentation
+from lit_distill.data.mix import CutMix
+from lit_distill.dataset import (
+    CDA,
+    Committee,
+    DatasetDistiller,
+    DistributionMatching,
+    FRePo,
+    Fresh,
+    GradientMatching,
+    LearnedLabels,
+    MultiFormation,
+    Pixels,
+    Pool,
+    SiameseAugmentation,
+    TrainedOnReal,
+    TrainedOnSynthetic,
+)
 from lit_distill.models import CondensationConvNet
+from lit_distill.models.random_weights import seeded
 
 NETWORK = partial(CondensationConvNet, input_shape=(1, 8, 8), width=4, depth=2)
+
+
+def frepo():
+    return {
+        "synthetic": LearnedLabels(images_per_class=2),
+        "objective": FRePo(),
+        "networks": Pool(NETWORK, size=2, updates=2),
+        "augment": None,
+        "optimizer": partial(
+            torch.optim.SGD, lr=1.0, momentum=0.5
+        ),  # Adam makes much of rounding where gradients are 0
+    }
+
+
+def cv_dd():
+    teachers = {str(seed): seeded(partial(NETWORK, norm="batch"), seed) for seed in range(3)}
+    return {
+        "synthetic": Pixels(images_per_class=3, init="noise", clip=True),
+        "objective": CDA(curriculum=5, jitter=2, tv_weight=1e-3, l2_weight=1e-3),
+        "networks": Committee(teachers, prior={"0": 60.0, "1": 65.0, "2": 70.0}, voters=2),
+        "augment": None,
+        "optimizer": partial(torch.optim.SGD, lr=0.5, momentum=0.5),
+    }
+
+
+def dc():
+    """On networks with BatchNorm, which see real images of the classes of all processes."""
+    return {
+        "objective": GradientMatching(),
+        "networks": TrainedOnSynthetic(partial(NETWORK, norm="batch"), steps=3, epochs=2, batch_size=8),
+        "optimizer": partial(torch.optim.SGD, lr=0.1, momentum=0.5),
+    }
+
+
+def idc():
+    return {
+        "synthetic": MultiFormation(images_per_class=1, factor=3),
+        "objective": GradientMatching("absolute", weights="convolutions"),
+        "networks": TrainedOnReal(NETWORK, steps=3, images=30, mix=CutMix(), batch_size=8),
+        "augment": SiameseAugmentation("color_crop_cutout"),
+        "optimizer": partial(torch.optim.SGD, lr=0.05, momentum=0.5),
+    }
+
+
+METHODS = {"dm": dict, "frepo": frepo, "cv_dd": cv_dd, "dc": dc, "idc": idc}
 
 
 class Killed(L.Callback):
@@ -38,10 +100,10 @@ def module(**parts):
     return DatasetDistiller(**(arguments | parts))
 
 
-def fit(folder, resume=None, kill=None, steps=7, seed=0, **parts):
+def fit(folder, resume=None, kill=None, steps=7, seed=0, method="dm", **parts):
     """Distils; what the set and the global random numbers are afterwards."""
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    made = module(**parts)
+    made = module(**METHODS[method](), **parts)
     torch.manual_seed(5)
     before = torch.get_rng_state()
     trainer = L.Trainer(

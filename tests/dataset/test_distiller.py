@@ -72,8 +72,7 @@ def test_an_optimizer_that_refuses(tmp_path):
 
 def test_nothing_to_learn(tmp_path):
     module = DatasetDistiller(synthetic=Pixels(images_per_class=2))
-    with pytest.warns(UserWarning, match="configure_optimizers.* returned `None`"):
-        trainer(tmp_path).fit(module, data := ClassBatches(Digits(), per_class=2))
+    trainer(tmp_path).fit(module, data := ClassBatches(Digits(), per_class=2))
     assert module.global_step == 0
     for c in range(10):
         assert all((image == data.images_of(c)).flatten(1).all(1).any() for image in module.synthetic.images[c])

@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from lit_distill.metrics import CKA, TeacherAgreement, TeacherKL, TeacherStddev
+from lit_distill.metrics import CKA, AveragePrecision, TeacherAgreement, TeacherKL, TeacherStddev
 
 
 def main(rank: int, port: str) -> None:
@@ -23,6 +23,7 @@ def main(rank: int, port: str) -> None:
         torch.testing.assert_close(shared.compute(), alone.compute())
         assert alone.compute().isfinite()
     check_teacher_stddev(rank)
+    check_average_precision(rank)
     torch.distributed.destroy_process_group()
 
 
@@ -37,6 +38,21 @@ def check_teacher_stddev(rank: int) -> None:
     shared.update(teacher[3:10] if rank == 0 else teacher[:10])
     alone.update(teacher[:10].repeat(2, 1))
     torch.testing.assert_close(shared.compute(), alone.compute())
+
+
+def check_average_precision(rank: int) -> None:
+    """On the second rank's images nothing is found, and on the first rank's there are more objects."""
+    corners = torch.arange(6.0)[:, None].repeat(1, 2) * 20
+    boxes = torch.cat([corners, corners + 10], 1)
+    true = [{"boxes": boxes[:n], "labels": torch.tensor([1, 2, 1, 1, 2, 1])[:n]} for n in (6, 2, 1)]
+    scores = torch.tensor([0.9, 0.3, 0.8, 0.1, 0.5, 0.7])
+    near = [{"boxes": t["boxes"] + 1, "labels": t["labels"], "scores": scores[: len(t["labels"])]} for t in true[:2]]
+    said = [*near, {name: value[:0] for name, value in near[0].items()}]
+    shared, alone = AveragePrecision(), AveragePrecision(distributed_available_fn=lambda: False)
+    alone.update(said, true)
+    shared.update(*((said[:2], true[:2]), (said[2:], true[2:]))[rank])
+    torch.testing.assert_close(shared.compute(), alone.compute())
+    assert 0 < alone.compute() < 1
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from torch import nn
 
+from lit_distill.data.class_batches import ClassBatches
 from lit_distill.dataset.step import Step
 
 
@@ -14,6 +16,14 @@ class NetworkSampler(nn.Module, ABC):
     The networks are no submodules: they are neither trained by the run's optimizer nor kept equal between processes.
     A sampler whose networks live through several steps keeps what a resumed run needs in its ``get_extra_state``.
     """
+
+    def start(self, data: ClassBatches, device: torch.device) -> None:
+        """Make what all steps need, before the first; by default nothing.
+
+        Args:
+            data: The real images.
+            device: Where steps are computed.
+        """
 
     @abstractmethod
     def draw(self, step: Step) -> Any:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from lit_distill.dataset.embedding import embed
 from lit_distill.dataset.objectives.base import Objective
+from lit_distill.dataset.pieces import pieces
 from lit_distill.dataset.step import Purpose, Step
 from lit_distill.losses.precision import fp32
 
@@ -40,6 +41,6 @@ class DistributionMatching(Objective):
             drawn = step.augment.draw([step.generator(Purpose.AUGMENT, int(c)) for c in step.classes])
             real, synthetic = step.augment(real, drawn), step.augment(synthetic, drawn)
         with torch.no_grad():
-            of_real = embed(network, real.flatten(0, 1))
+            of_real = torch.cat([embed(network, part) for part in pieces(real.flatten(0, 1), network)])
         of_synthetic = embed(network, synthetic.flatten(0, 1))
         return mean_distance(of_synthetic.unflatten(0, synthetic.shape[:2]), of_real.unflatten(0, real.shape[:2]))

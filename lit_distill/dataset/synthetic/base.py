@@ -1,7 +1,7 @@
 """What every synthetic set is."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ class SyntheticSet(nn.Module, ABC):
     It knows its classes when the run begins: :meth:`build` makes the parameters, :meth:`start` gives them their first
     values. A checkpoint that is resumed replaces these.
 
+    Attributes:
+        soft: What labels with fractions are: ``logits``, or ``values`` that networks learn by regression.
+
     Args:
         images_per_class: How many images of each class are stored.
 
@@ -25,6 +28,7 @@ class SyntheticSet(nn.Module, ABC):
     """
 
     num_classes: int
+    soft: Literal["logits", "values"] = "logits"
 
     def __init__(self, images_per_class: int = 1) -> None:
         super().__init__()
@@ -64,6 +68,10 @@ class SyntheticSet(nn.Module, ABC):
 
     def project(self) -> None:
         """Bring the parameters back to where they may be; called after each step."""
+
+    def kept(self) -> Labelled:
+        """What is kept of all classes when the run ends: what networks got to see last."""
+        return self.whole()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The learned parameters as an optimizer takes them; those with a learning rate of their own say it."""

@@ -15,11 +15,17 @@ class Pixels(SyntheticSet):
 
     Args:
         init: Begin with random ``real`` images of each class, or with normal ``noise``.
+        clip: Whether pixels stay what a picture can hold: those that leave [0, 1], before normalisation, are brought
+            back after each step.
     """
 
-    def __init__(self, images_per_class: int = 1, init: Literal["real", "noise"] = "real") -> None:
+    lowest: Tensor
+    highest: Tensor
+
+    def __init__(self, images_per_class: int = 1, init: Literal["real", "noise"] = "real", clip: bool = False) -> None:
         super().__init__(images_per_class)
         self.init = init
+        self.clip = clip
 
     def build(self, num_classes: int, input_shape: tuple[int, int, int]) -> None:
         """Make one parameter, ``images`` ``(classes, images_per_class, C, H, W)``, in normalised pixels."""
@@ -33,6 +39,9 @@ class Pixels(SyntheticSet):
         Raises:
             InputError: When a class has fewer real images than are wanted.
         """
+        mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (data.mean, data.std))
+        self.register_buffer("lowest", -mean / std, persistent=False)
+        self.register_buffer("highest", (1 - mean) / std, persistent=False)
         if self.init == "noise":
             self.images.copy_(torch.randn(self.images.shape, generator=generator))
             return
@@ -40,6 +49,12 @@ class Pixels(SyntheticSet):
         for c in range(self.num_classes):
             real = data.images_of(c)
             self.images[c] = real[torch.randperm(len(real), generator=generator)[: self.images_per_class]]
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Clip the pixels."""
+        if self.clip:
+            self.images.clamp_(self.lowest, self.highest)
 
     def decode(self, classes: Tensor) -> Labelled:
         """The images of some classes."""

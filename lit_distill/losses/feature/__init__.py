@@ -17,6 +17,7 @@ from lit_distill.losses.feature.reviewkd import ReviewKD, hierarchical_context
 from lit_distill.losses.feature.simkd import SimKD, simkd
 from lit_distill.losses.feature.srd import SRD, srd
 from lit_distill.losses.feature.srrl import SRRL, srrl
+from lit_distill.losses.feature.unic import UNIC, unic_kept, unic_rows
 from lit_distill.losses.feature.vid import VID, vid
 from lit_distill.losses.feature.vitkd import ViTKD, masked_tokens, vitkd_generate, vitkd_mimic
 from lit_distill.losses.feature.vkd import VkD, vkd
@@ -36,6 +37,7 @@ __all__ = [
     "PKD",
     "SRD",
     "SRRL",
+    "UNIC",
     "VID",
     "WKDF",
     "FitNet",
@@ -69,6 +71,8 @@ __all__ = [
     "simkd",
     "srd",
     "srrl",
+    "unic_kept",
+    "unic_rows",
     "vid",
     "vitkd_generate",
     "vitkd_mimic",

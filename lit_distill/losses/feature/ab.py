@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lit_distill.core.outputs import Outputs
@@ -10,6 +9,7 @@ from lit_distill.core.projectors import BatchNormProjector
 from lit_distill.errors import InputError
 from lit_distill.losses.base import FeatureLoss
 from lit_distill.losses.checks import check_same_shape, require
+from lit_distill.losses.known_gradient import Gradient, with_gradient
 from lit_distill.losses.precision import fp32
 from lit_distill.losses.views import as_map, same_size
 
@@ -36,12 +36,18 @@ def ab(student: Tensor, teacher: Tensor, margin: float = 1.0) -> Tensor:
         InputError: If the shapes of the maps differ.
 
     Example:
+        >>> import torch
         >>> ab(torch.tensor([[2.0, 2.0]]), torch.tensor([[0.1, -0.1]]))
         tensor(9.)
     """
     check_same_shape(student, teacher, "maps")
-    beyond = torch.where(teacher > 0, student, -student)
-    return (margin - beyond).clamp(min=0).square().sum() / len(student)
+    return with_gradient(_hinge, student, teacher, margin)
+
+
+def _hinge(student: Tensor, teacher: Tensor, margin: float) -> tuple[Tensor, Gradient]:
+    side = (teacher > 0).to(student.dtype).mul_(2).sub_(1)
+    short = (student * side).sub_(margin).clamp_(max=0)
+    return short.square().sum() / len(student), lambda: short.mul_(side).mul_(2 / len(student))
 
 
 class AB(FeatureLoss):
@@ -82,6 +88,7 @@ class AB(FeatureLoss):
         it stays in eval mode.
 
     Example:
+        >>> import torch
         >>> student = Outputs(torch.zeros(2, 10), {"relu:input": torch.randn(2, 3, 8, 8)})
         >>> teacher = Outputs(torch.zeros(2, 10), {"relu:input": torch.randn(2, 5, 8, 8)})
         >>> loss = AB(layers={"relu:input": "relu:input"})

@@ -12,6 +12,7 @@ from lit_distill.losses.base import FeatureLoss
 from lit_distill.losses.checks import require
 from lit_distill.losses.directions import unit
 from lit_distill.losses.precision import fp32
+from lit_distill.losses.products import products
 from lit_distill.losses.views import as_map
 
 
@@ -62,8 +63,7 @@ def correlations(x: Tensor) -> Tensor:
         tensor([[[1., 0.],
                  [0., 1.]]])
     """
-    x = x.flatten(2)
-    return unit(torch.bmm(x, x.transpose(1, 2)), dim=2)
+    return unit(products(x.flatten(2)), dim=2)
 
 
 class ICKD(FeatureLoss):

@@ -13,6 +13,7 @@ from lit_distill.errors import InputError
 from lit_distill.losses.base import FeatureLoss
 from lit_distill.losses.checks import check_same_shape, require
 from lit_distill.losses.feature.norm_before import norm_before
+from lit_distill.losses.known_gradient import Gradient, with_gradient
 from lit_distill.losses.precision import fp32
 from lit_distill.losses.views import as_map, same_size
 
@@ -70,9 +71,15 @@ def ofd(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
         tensor(10.)
     """
     check_same_shape(student, teacher, "maps")
+    return with_gradient(_partial_error, student, teacher, margin)
+
+
+def _partial_error(student: Tensor, teacher: Tensor, margin: Tensor) -> tuple[Tensor, Gradient]:
     target = torch.maximum(teacher, margin.view(-1, 1, 1))
-    counts = (student > target) | (target > 0)
-    return torch.where(counts, student - target, 0).square().sum() / len(student)
+    gap = student - target
+    # where the target is not positive a gap below 0 does not count
+    gap = torch.maximum(gap, gap * (target > 0))
+    return gap.square().sum() / len(student), lambda: gap.mul_(2 / len(student))
 
 
 class MarginConnector(nn.Module):

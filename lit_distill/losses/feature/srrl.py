@@ -10,9 +10,8 @@ from lit_distill.core.projectors import ConvProjector
 from lit_distill.errors import InputError
 from lit_distill.losses.base import FeatureLoss
 from lit_distill.losses.checks import check_same_shape, require
-from lit_distill.losses.classifier import classifier_of
+from lit_distill.losses.classifier import classifier_of, whole
 from lit_distill.losses.layer_pairs import layer_pairs
-from lit_distill.losses.logit.sdd import cell_logits
 from lit_distill.losses.precision import fp32
 from lit_distill.losses.views import as_map, pooled
 
@@ -145,5 +144,7 @@ class SRRL(FeatureLoss):
             raise InputError("SRRL must be built with the outputs of a dry run before it is called, got no build()")
         ((s, t),) = self.pairs(student, teacher)
         x = self.connector(as_map(s))
-        read = cell_logits(x, self.classifier[0], grids=(1,))[:, 0]  # the one cell is the whole map
-        return srrl(pooled(x), pooled(t), read, teacher.logits, self.regression_weight)
+        feature, classifier = pooled(x), self.classifier[0]
+        bias = None if classifier.bias is None else whole(classifier.bias)
+        read = F.linear(feature, whole(classifier.weight), bias)
+        return srrl(feature, pooled(t), read, teacher.logits, self.regression_weight)

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lit_distill.core.outputs import Outputs
 from lit_distill.errors import InputError
@@ -36,7 +37,7 @@ def vitkd_mimic(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(15.)
     """
     check_same_shape(student, teacher, "tokens")
-    return (student - teacher).square().sum() / len(teacher)
+    return F.mse_loss(student, teacher, reduction="sum") / len(teacher)
 
 
 @fp32

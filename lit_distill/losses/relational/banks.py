@@ -44,7 +44,7 @@ def negatives(classes: Tensor, labels: Tensor, draws: Tensor) -> Tensor:
     begin, gap, width, others = (x.to(draws.dtype).unsqueeze(1) for x in (begin, gap, width, others))
     places = draws % others + begin
     places += (places >= gap) * width
-    return order.take(places.long())
+    return order.index_select(0, places.flatten()).view_as(places)
 
 
 def update(bank: Tensor, index: Tensor, embeddings: Tensor, momentum: float) -> None:
@@ -127,7 +127,7 @@ class Banks(nn.Module):
         """Random integers of 31 bits of this step, int32 ``(rows, count)``: the same on every rank."""
         digest = hashlib.sha256(f"{self.seed} {self.steps}".encode()).digest()
         generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little"))
-        return torch.randint(2**31 - 1, (rows, count), generator=generator, device=device, dtype=torch.int32)
+        return torch.empty(rows, count, dtype=torch.int32, device=device).random_(generator=generator)
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """Everything, for checkpoints."""

@@ -3,7 +3,6 @@
 import math
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from lit_distill.core.outputs import Outputs
@@ -12,9 +11,12 @@ from lit_distill.errors import InputError
 from lit_distill.losses.base import RelationalLoss
 from lit_distill.losses.checks import check_same_shape, require
 from lit_distill.losses.gather import gathered
+from lit_distill.losses.known_gradient import Gradient, with_gradient
 from lit_distill.losses.precision import fp32
-from lit_distill.losses.relational.cosines import check_vectors, cosine_gaps
+from lit_distill.losses.relational.cosines import check_vectors, cosine_gaps, gaps_and_gradient
 from lit_distill.losses.views import pooled
+
+_pooled = fp32(pooled)
 
 
 @fp32
@@ -34,20 +36,43 @@ def cc_gaussian(student: Tensor, teacher: Tensor, gamma: float = 0.4, order: int
         InputError: If the embeddings are not vectors of the same samples.
 
     Example:
+        >>> import torch
         >>> x = torch.eye(3)
         >>> cc_gaussian(2 * x, x)
         tensor(0.)
     """
     check_vectors(student, teacher)
-    gaps, taught = cosine_gaps(student), cosine_gaps(teacher)
+    return with_gradient(_congruence, student, teacher, gamma, order)
+
+
+def _congruence(student: Tensor, teacher: Tensor, gamma: float, order: int) -> tuple[Tensor, Gradient]:
+    (gaps, through_gaps), taught = gaps_and_gradient(student), cosine_gaps(teacher)
     a, b = 1 - gaps, 1 - taught
     # a^p - b^p = (a - b) q_p with q_1 = 1 and q_{p+1} = a q_p + b^p: only a - b can cancel, and it is taken of the gaps
-    factor, quotient, slope = math.exp(-2 * gamma), torch.ones_like(a), torch.zeros_like(a)
+    quotient: float | Tensor = 1.0
+    slope: float | Tensor = 0.0
+    for power, factor in _series(gamma, order):
+        slope = slope + factor * quotient
+        if power < order:
+            quotient = a * quotient + b**power
+    difference = (taught - gaps) * slope
+
+    def gradient() -> Tensor:
+        derivative: float | Tensor = 0.0
+        for power, factor in reversed(_series(gamma, order)):
+            derivative = derivative * a + factor * power
+        return through_gaps(derivative * difference * (-2 / a.numel()))
+
+    return difference.square().mean(), gradient
+
+
+def _series(gamma: float, order: int) -> list[tuple[int, float]]:
+    """Powers of the cosine from 1 on, and their factors."""
+    factor, terms = math.exp(-2 * gamma), []
     for power in range(1, order + 1):
         factor *= 2 * gamma / power
-        slope = slope + factor * quotient
-        quotient = a * quotient + b**power
-    return ((taught - gaps) * slope).square().mean()
+        terms.append((power, factor))
+    return terms
 
 
 @fp32
@@ -67,6 +92,7 @@ def cc_adjacent(student: Tensor, teacher: Tensor) -> Tensor:
         InputError: If the embeddings are not vectors of one shape.
 
     Example:
+        >>> import torch
         >>> cc_adjacent(torch.ones(3, 2), torch.zeros(3, 2))
         tensor(2.)
     """
@@ -120,6 +146,7 @@ class CC(RelationalLoss):
         ``HobbitLong/RepDistiller:distiller_zoo/CC.py``, equal to mode ``code``.
 
     Example:
+        >>> import torch
         >>> outputs = Outputs(torch.zeros(4, 10), {"layer4": torch.randn(4, 8, 2, 2)})
         >>> CC(layers={"layer4": "layer4"}, weight=100.0)(outputs, outputs, torch.arange(4))
         tensor(0.)
@@ -171,10 +198,10 @@ class CC(RelationalLoss):
             raise InputError("CC must be built with the outputs of a dry run before it is called, got no build()")
         terms = []
         for i, pair in enumerate(self.pairs(student, teacher)):
-            s, t = (fp32(pooled)(feature) for feature in pair)
+            s, t = (_pooled(feature) for feature in pair)
             if self.mode == "code":
                 s, t = self.embeds_student[i](s), self.embeds_teacher[i](t)
             if self.gather:
                 s, t = gathered(s), gathered(t)
             terms.append(cc_gaussian(s, t, self.gamma, self.order) if self.mode == "paper" else cc_adjacent(s, t))
-        return torch.stack(terms).sum()
+        return sum(terms[1:], terms[0])

@@ -1,9 +1,14 @@
 """Cosines between the samples of a batch, with all the digits that a tight cluster leaves."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from lit_distill.losses.checks import require
+
+# Where a norm is 0 something is divided that is 0 too.
+TINY = 1e-30
 
 
 def cosine_gaps(x: Tensor, eps: float = 1e-12) -> Tensor:
@@ -23,12 +28,31 @@ def cosine_gaps(x: Tensor, eps: float = 1e-12) -> Tensor:
     Returns:
         ``(B, B)`` in [0, 2]; 1 for a zero vector, which gets no gradient: it has no direction.
     """
+    return gaps_and_gradient(x, eps)[0]
+
+
+def gaps_and_gradient(x: Tensor, eps: float = 1e-12) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """What :func:`cosine_gaps` gives, and a function from the gradient for it to the gradient for ``x``.
+
+    Args:
+        x: One vector a sample, ``(B, D)``.
+        eps: What is added to norms.
+    """
     norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    unit = x.masked_fill(norm == 0, 0) / (norm + eps)
-    short = eps / (norm + eps)  # by how much it is shorter than 1
+    short = eps / (norm + eps)  # by how much a vector is shorter than 1
+    length = (norm + eps).masked_fill(norm == 0, torch.inf)  # a zero vector stays one, and gets no gradient
+    unit = x / length
     centred = unit - unit.mean(0).detach()  # any constant would do
     half = (centred.square().sum(1, keepdim=True) + short * (2 - short)) / 2
-    return half + half.T - centred @ centred.T
+
+    def gradient(of_gaps: Tensor) -> Tensor:
+        both = of_gaps + of_gaps.mT
+        rows = both.sum(1, keepdim=True)
+        of_unit = (rows * centred).addmm_(both, centred, alpha=-1)
+        of_norm = (of_unit * unit).sum(1, keepdim=True) / (1 - short).clamp(min=TINY) + rows * short
+        return of_unit.addcmul_(of_norm, unit, value=-1).div_(length)
+
+    return half + half.T - centred @ centred.T, gradient
 
 
 def check_vectors(student: Tensor, teacher: Tensor) -> None:

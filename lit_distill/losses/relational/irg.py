@@ -14,6 +14,7 @@ from lit_distill.losses.checks import check_same_shape, require
 from lit_distill.losses.gather import gathered
 from lit_distill.losses.layer_pairs import layer_pairs
 from lit_distill.losses.precision import fp32
+from lit_distill.losses.products import products
 from lit_distill.losses.views import as_map, same_size
 
 #: Distances are in units of the largest one; a batch in one place has none.
@@ -40,8 +41,9 @@ def irg_edges(x: Tensor) -> Tensor:
     """
     flat = x.flatten(1)
     flat = flat - flat.mean(0).detach()  # any constant would do: far from the origin |a|^2 + |b|^2 - 2ab has no digits
-    squares = flat.square().sum(1)
-    distances = (squares.unsqueeze(1) + squares - 2 * flat @ flat.T).clamp(min=0)
+    both = products(flat)
+    squares = both.diagonal()
+    distances = (squares.unsqueeze(1) + squares - 2 * both).clamp(min=0)
     distances = distances * (1 - torch.eye(len(x), dtype=flat.dtype, device=flat.device))
     return distances / distances.amax().clamp(min=SMALLEST)
 
@@ -90,8 +92,10 @@ def irg_transformation(
 def _movements(before: Tensor, after: Tensor) -> Tensor:
     """Squared differences of two maps in the smaller size and number of channels of both, ``(B, C H W)``."""
     maps = same_size(before, after)
-    channels = min(x.shape[1] for x in maps)
-    one, other = (F.adaptive_avg_pool1d(x.flatten(2).transpose(1, 2), channels) for x in maps)
+    one, other = (x.flatten(2).transpose(1, 2) for x in maps)
+    if one.shape[2] != other.shape[2]:
+        channels = min(one.shape[2], other.shape[2])
+        one, other = (x if x.shape[2] == channels else F.adaptive_avg_pool1d(x, channels) for x in (one, other))
     return (one - other).square().flatten(1)
 
 

@@ -9,9 +9,12 @@ from lit_distill.core.outputs import Outputs
 from lit_distill.losses.base import RelationalLoss
 from lit_distill.losses.checks import require
 from lit_distill.losses.gather import gathered
+from lit_distill.losses.known_gradient import Gradient, with_gradient
 from lit_distill.losses.precision import fp32
-from lit_distill.losses.relational.cosines import check_vectors, cosine_gaps
+from lit_distill.losses.relational.cosines import check_vectors, cosine_gaps, gaps_and_gradient
 from lit_distill.losses.views import pooled
+
+_pooled = fp32(pooled)
 
 
 @fp32
@@ -35,16 +38,29 @@ def pkt(student: Tensor, teacher: Tensor, eps: float = 1e-7) -> Tensor:
         (tensor(0.), tensor(0.))
     """
     check_vectors(student, teacher)
+    return with_gradient(_divergence, student, teacher, eps)
+
+
+def _divergence(student: Tensor, teacher: Tensor, eps: float) -> tuple[Tensor, Gradient]:
     # The similarities are 1 - x and 1 - y. Those of a tight cluster are all nearly 1, and their divergence is what is
     # left of terms that cancel twice: in p - q, and in the sum of q log(q / p). Both are written without what cancels.
-    x, y = (cosine_gaps(embedding, eps) / 2 for embedding in (student, teacher))
-    size = len(x)
+    gaps, through_gaps = gaps_and_gradient(student, eps)
+    x, y = gaps / 2, cosine_gaps(teacher, eps) / 2
     of_x, of_y = x.sum(1, keepdim=True), y.sum(1, keepdim=True)
-    q = (1 - y) / (size - of_y)
-    p_minus_q = (size * (y - x) + (of_x - of_y) + x * of_y - y * of_x) / ((size - of_x) * (size - of_y))
+    rest_p, rest_q = len(x) - of_x, len(x) - of_y
+    # p = 1 / rest_p - u and q = 1 / rest_q - v
+    u, v = x / rest_p, y / rest_q
+    q = 1 / rest_q - v
+    p_minus_q = v - u + (of_x - of_y) / (rest_p * rest_q)
     r = p_minus_q / (q + eps)
+
+    def gradient() -> Tensor:
+        p = 1 / rest_p - u
+        of_p = (p_minus_q + eps) / (p + eps)  # and a constant, as the p of a row sum to 1
+        return through_gaps(((of_p * p).sum(1, keepdim=True) - of_p) / (2 * x.numel() * rest_p))
+
     # q log((q + eps) / (p + eps)) + p - q, where the last two sum to 0
-    return (q * _minus_log1p(r) + eps * r).mean()
+    return (q * _minus_log1p(r) + eps * r).mean(), gradient
 
 
 def _minus_log1p(r: Tensor) -> Tensor:
@@ -103,6 +119,6 @@ class PKT(RelationalLoss):
         """Divergence of the neighbourhoods, summed over the pairs."""
         terms = []
         for pair in self.pairs(student, teacher):
-            s, t = (fp32(pooled)(feature) for feature in pair)
+            s, t = (_pooled(feature) for feature in pair)
             terms.append(pkt(gathered(s), gathered(t), self.eps) if self.gather else pkt(s, t, self.eps))
-        return torch.stack(terms).sum()
+        return sum(terms[1:], terms[0])

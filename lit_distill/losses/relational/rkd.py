@@ -11,11 +11,15 @@ from lit_distill.errors import InputError
 from lit_distill.losses.base import RelationalLoss
 from lit_distill.losses.checks import require
 from lit_distill.losses.gather import gathered
+from lit_distill.losses.known_gradient import Gradient, with_gradient
 from lit_distill.losses.precision import fp32
 
 # Distances are bounded below as in the authors' code, which bounds their squares by 1e-12: two samples in one
 # place have no direction to move in.
 CLOSEST = 1e-6
+
+# About how many numbers one tensor of a few samples' directions or angles has.
+CHUNK = 2**17
 
 
 @fp32
@@ -42,7 +46,7 @@ def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(0.)
     """
     _check_embeddings(student, teacher)
-    return F.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
+    return with_gradient(_distance_term, student, teacher)
 
 
 @fp32
@@ -52,7 +56,9 @@ def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
     .. math:: \frac{1}{B^3} \sum_{aij} \mathrm{smooth}_{L1} \big( \langle e^s_{ai}, e^s_{aj} \rangle -
         \langle e^t_{ai}, e^t_{aj} \rangle \big), \quad e_{ai} = \frac{x_i - x_a}{\| x_i - x_a \|}
 
-    Takes memory for B² D and B³ numbers.
+    Both sides are computed for a few samples a at a time, and so is the gradient: beside the embeddings that takes
+    memory for a few times 2¹⁷ numbers. Where autograd must do more than that (see :func:`with_gradient`) it takes B² D
+    and B³.
 
     Args:
         student: One embedding a sample, ``(B, D_s)``.
@@ -70,22 +76,72 @@ def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(0.)
     """
     _check_embeddings(student, teacher)
-    return F.smooth_l1_loss(_cosines(student), _cosines(teacher))
+    return with_gradient(_angle_term, student, teacher, plain=_angle)
 
 
-def _relative_distances(x: Tensor) -> Tensor:
-    """Distances in units of their mean, ``(B, D) -> (B, B)``, through whose mean the gradient flows too."""
+def _distance_term(student: Tensor, teacher: Tensor) -> tuple[Tensor, Gradient]:
+    (distances, mean), (wanted, unit) = _distances(student), _distances(teacher)
+    relative, size = distances / mean, len(student)
+    difference = relative - wanted / unit
+
+    def gradient() -> Tensor:
+        # of smooth L1, then through the distances and their mean, and back to the two samples of each pair
+        of_relative = difference.clamp(-1, 1)
+        of_distances = of_relative - (of_relative * relative).sum() / max(1, len(distances))
+        apart = (distances * mean).masked_fill(distances <= CLOSEST, torch.inf)
+        pairs = student.new_zeros(size, size)
+        first, second = torch.triu_indices(size, size, 1, device=student.device)
+        pairs[first, second] = of_distances.mul_(2 / size**2) / apart
+        pairs += pairs.clone().mT
+        centred = student - student.mean(0)
+        return (pairs.sum(1, keepdim=True) * centred).addmm_(pairs, centred, alpha=-1)
+
+    return _smooth_l1(difference) * 2 / size**2, gradient  # each pair twice, and the diagonal is 0
+
+
+def _distances(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances ``(B, D) -> (B (B - 1) / 2,)`` of each pair of samples, and their mean."""
     # not |a|^2 + |b|^2 - 2ab, which loses all digits where samples lie close together far from the origin
-    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").clamp(min=CLOSEST)
-    distances = distances * (1 - torch.eye(len(x), dtype=x.dtype, device=x.device))
+    distances = torch.pdist(x).clamp(min=CLOSEST)
     # the bound only serves a single sample, which has no distances: for others no distance is below it
-    return distances / (distances.sum() / max(1, len(x) * (len(x) - 1))).clamp(min=CLOSEST)
+    return distances, (distances.sum() / max(1, len(distances))).clamp(min=CLOSEST)
 
 
-def _cosines(x: Tensor) -> Tensor:
-    """Cosine of the angle at sample a between samples i and j, ``(B, D) -> (B, B, B)``."""
-    directions = F.normalize(x.unsqueeze(0) - x.unsqueeze(1), dim=2)
-    return directions @ directions.transpose(1, 2)
+def _smooth_l1(difference: Tensor) -> Tensor:
+    near = difference.clamp(-1, 1)
+    return (near * (difference - near / 2)).sum()
+
+
+def _angle(student: Tensor, teacher: Tensor) -> Tensor:
+    anchors = slice(0, len(student))
+    (s, _), (t, _) = _directions(student, anchors), _directions(teacher, anchors)
+    return F.smooth_l1_loss(s @ s.mT, t @ t.mT)
+
+
+def _angle_term(student: Tensor, teacher: Tensor) -> tuple[Tensor, Gradient]:
+    size = len(student)
+    value, total = student.new_zeros(()), torch.zeros_like(student)
+    step = max(1, CHUNK // max(1, size * max(size, student.shape[1], teacher.shape[1])))
+    for first in range(0, size, step):
+        anchors = slice(first, first + step)
+        (s, length), (t, _) = _directions(student, anchors), _directions(teacher, anchors)
+        cosines = s @ s.mT
+        difference = cosines - t @ t.mT
+        value += _smooth_l1(difference)
+        near = difference.clamp_(-1, 1)
+        # of a direction, less what would only make it longer
+        of_samples = (near @ s).sub_(s.mul_((near * cosines).sum(2, keepdim=True)))
+        of_samples.div_(length.masked_fill(length == 0, torch.inf))
+        total += of_samples.sum(0)
+        total[anchors] -= of_samples.sum(1)
+    return value / size**3, lambda: total.mul_(2 / size**3)
+
+
+def _directions(x: Tensor, anchors: slice) -> tuple[Tensor, Tensor]:
+    """Unit vectors from some samples to all, ``(B, D) -> (A, B, D)``, 0 between two in one place, and distances."""
+    differences = x.unsqueeze(0) - x[anchors].unsqueeze(1)
+    length = torch.linalg.vector_norm(differences, dim=2, keepdim=True)
+    return differences / length.clamp(min=1e-12), length
 
 
 def _check_embeddings(student: Tensor, teacher: Tensor) -> None:

@@ -9,6 +9,7 @@ from lit_distill.errors import InputError
 from lit_distill.losses.base import RelationalLoss
 from lit_distill.losses.checks import check_temperature, require
 from lit_distill.losses.precision import fp32
+from lit_distill.losses.products import products
 from lit_distill.losses.views import as_map, pooled, same_size
 
 
@@ -29,7 +30,7 @@ def similarities(x: Tensor, size: int) -> Tensor:
                 [2., 5., 0.]])
     """
     flat = x.flatten(1)
-    return F.pad(flat @ flat.T, (0, size - len(x)))
+    return F.pad(products(flat), (0, size - len(x)))
 
 
 @fp32

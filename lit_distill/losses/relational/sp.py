@@ -9,6 +9,7 @@ from lit_distill.losses.checks import require
 from lit_distill.losses.directions import unit
 from lit_distill.losses.gather import gathered
 from lit_distill.losses.precision import fp32
+from lit_distill.losses.products import centred_products
 
 
 @fp32
@@ -47,8 +48,10 @@ def _similarities(x: Tensor) -> Tensor:
     coordinate, and distances between rows are what they were. In a tight cluster all similarities of a row are nearly
     equal, and what is left would be lost if it were not computed by itself.
     """
-    mean = x.mean(0, keepdim=True)
-    return unit(torch.cat([x @ mean.T * len(x) ** 0.5, x @ (x - mean).T], 1))
+    centred, with_mean, of_mean = centred_products(x)
+    # x_i = c_i + m, so that x_i m = c_i m + m m, and x_i c_j = c_i c_j + m c_j
+    mean = (with_mean + of_mean) * len(x) ** 0.5
+    return unit(torch.cat([mean.unsqueeze(1), centred + with_mean], 1))
 
 
 class SP(RelationalLoss):
