@@ -123,9 +123,9 @@ class ClassSampler(GlobalBatchSampler):
     Example:
         >>> members = [torch.arange(0, 4), torch.arange(4, 6)]
         >>> [batch.samples for batch in ClassSampler(members, per_class=2)]
-        [[0, 2, 4, 5]]
+        [[0, 2, 5, 4]]
         >>> [batch.samples for batch in ClassSampler(members, per_class=2, num_replicas=2, rank=1)]
-        [[4, 5]]
+        [[5, 4]]
     """
 
     def __init__(

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torchvision.ops import box_iou
@@ -92,7 +93,9 @@ def test_it_agrees_with_cocos_own_code():
     from torchmetrics.detection import MeanAveragePrecision
 
     found, target = scene(4)
-    ours, theirs = AveragePrecision(), MeanAveragePrecision()
+    # torchmetrics would hand it numbers in single precision, of which some lie above the double ones
+    recalls, thresholds = np.linspace(0, 1, 101).tolist(), np.linspace(0.5, 0.95, 10).tolist()
+    ours, theirs = AveragePrecision(), MeanAveragePrecision(rec_thresholds=recalls, iou_thresholds=thresholds)
     ours.update(found, target)
     theirs.update(found, target)
     torch.testing.assert_close(ours.compute(), theirs.compute()["map"], atol=1e-6, rtol=0)
